@@ -1,0 +1,51 @@
+# make demo   the whole job on a local control plane, from start to verified end
+# make up     the same, kept running, with what to paste into an agent's configuration
+# make test   every test, end to end included
+# make check  formatting, vet, lint, known vulnerabilities, tidy modules
+# make build  bin/countersign
+#
+# Only Go, git and make are needed. The control plane is built from source once,
+# into a cache folder; with KUBECONFIG set, demo and up use that cluster instead.
+
+SHELL := /bin/bash
+GOLANGCI_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+TOOLS := $(CURDIR)/.cache/tools
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+.PHONY: build demo up test check
+
+build:
+	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
+
+demo: build
+	go run ./e2e/demo
+
+up: build
+	go run ./e2e/demo --keep
+
+# -p 1: the end-to-end tests start a control plane, and two cores are few.
+test:
+	go -C e2e/controlplane run . build
+	go test -race -p 1 -timeout 30m ./...
+	go -C e2e/controlplane test -timeout 10m ./...
+
+check: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi
+	go mod tidy -diff
+	go vet ./...
+	go -C e2e/controlplane vet ./...
+	$(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) run
+	GOOS=darwin go vet ./admin ./cmd/...
+	@if $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION) ./... > $(TOOLS)/govulncheck.log 2>&1; then echo "govulncheck: nothing known"; \
+	elif grep -qE 'dial tcp|no such host|connection refused|unexpected HTTP status|403|context deadline' $(TOOLS)/govulncheck.log && ! grep -q 'Vulnerability #' $(TOOLS)/govulncheck.log; then \
+		echo "govulncheck: skipped, the vulnerability database cannot be reached"; \
+	else cat $(TOOLS)/govulncheck.log; exit 1; fi
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_VERSION):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION):
+	GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	mv $(TOOLS)/govulncheck $@

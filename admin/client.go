@@ -1,0 +1,104 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"countersign/approvals"
+)
+
+// ErrNoServer says that nobody answers on the admin socket.
+var ErrNoServer = errors.New("no server answers on the admin socket")
+
+// Client speaks to a running server.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client for the socket.
+func NewClient(socket string) *Client {
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// Operations lists what is open.
+func (c *Client) Operations(ctx context.Context) (ops []approvals.Operation, err error) {
+	return ops, c.do(ctx, http.MethodGet, "/v1/operations", nil, &ops)
+}
+
+// Operation shows one.
+func (c *Client) Operation(ctx context.Context, id string) (op approvals.Operation, err error) {
+	return op, c.do(ctx, http.MethodGet, "/v1/operations/"+url.PathEscape(id), nil, &op)
+}
+
+// Vote approves or rejects.
+func (c *Client) Vote(ctx context.Context, id string, v Vote) (op approvals.Operation, err error) {
+	return op, c.do(ctx, http.MethodPost, "/v1/operations/"+url.PathEscape(id)+"/vote", v, &op)
+}
+
+// Export writes the records from a sequence number on as JSONL.
+func (c *Client) Export(ctx context.Context, from uint64, w io.Writer) error {
+	body, err := c.request(ctx, http.MethodGet, "/v1/records?from="+strconv.FormatUint(from, 10), nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.Copy(w, body); err != nil {
+		return fmt.Errorf("exporting: the server broke off: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	body, err := c.request(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("reading the server's answer: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) request(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+	var payload io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		payload = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, payload)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var operation *net.OpError
+		if errors.As(err, &operation) && operation.Op == "dial" {
+			return nil, fmt.Errorf("%w %s: is it running, and may you open the socket?", ErrNoServer, c.socket)
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, errors.New(strings.TrimSpace(string(text)))
+	}
+	return resp.Body, nil
+}

@@ -1,0 +1,194 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"countersign/approvals"
+	"countersign/gate"
+)
+
+// Server answers on the admin socket.
+type Server struct {
+	Gate  *gate.Gate
+	Store gate.Store
+	// Records streams the log from a sequence number on.
+	Records func(from uint64, f func(seq uint64, record []byte) error) error
+	// Sets says in which approver sets a local user is now.
+	Sets func(userName string) []string
+	Log  *slog.Logger
+}
+
+// maxVote bounds the body of a vote.
+const maxVote = 64 << 10
+
+// Vote is the body of a vote.
+type Vote struct {
+	Approve bool   `json:"approve"`
+	Reason  string `json:"reason"`
+}
+
+// Listen opens the socket. A socket that a dead server left behind is replaced;
+// one on which a server answers is not.
+func Listen(path string) (net.Listener, error) {
+	if len(path) > 100 { // sun_path has 104 to 108 bytes
+		return nil, fmt.Errorf("opening admin socket %s: the path is longer than the system takes; set adminSocket to a shorter one", path)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("opening admin socket %s: a server is answering on it already", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening admin socket: %w", err)
+	}
+	old := syscall.Umask(0o177) // so that it is never open to others, not even between two calls
+	defer syscall.Umask(old)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("opening admin socket: %w", err)
+	}
+	return l, nil
+}
+
+type peerKey struct{}
+
+// HTTP returns the server for a listener of Listen.
+func (s *Server) HTTP() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/operations", s.list)
+	mux.HandleFunc("GET /v1/operations/{id}", s.show)
+	mux.HandleFunc("POST /v1/operations/{id}/vote", s.vote)
+	mux.HandleFunc("GET /v1/records", s.records)
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			uid, err := peer(conn)
+			if err != nil {
+				s.Log.Error("asking who is at the admin socket", "err", err)
+				return ctx
+			}
+			return context.WithValue(ctx, peerKey{}, uid)
+		},
+	}
+}
+
+// person is who the kernel says is asking.
+func (s *Server) person(ctx context.Context) (approvals.Person, error) {
+	uid, ok := ctx.Value(peerKey{}).(uint32)
+	if !ok {
+		return approvals.Person{}, errors.New("this system does not say who is at the other end of the socket, so nobody can vote here")
+	}
+	id := strconv.FormatUint(uint64(uid), 10)
+	p := approvals.Person{ID: "local:" + id, Name: "uid " + id}
+	if u, err := user.LookupId(id); err == nil {
+		p.Name = u.Username
+	}
+	p.Sets = s.Sets(p.Name)
+	return p, nil
+}
+
+func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
+	open, err := s.Store.OpenOperations()
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	slices.SortFunc(open, func(a, b approvals.Operation) int { return a.Created.Compare(b.Created) })
+	for i := range open {
+		open[i] = withoutBodies(open[i])
+	}
+	reply(w, open)
+}
+
+func (s *Server) show(w http.ResponseWriter, r *http.Request) {
+	op, err := s.Store.Operation(r.PathValue("id"))
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, withoutBodies(op))
+}
+
+// withoutBodies leaves out what would be sent: it can hold secret values, and
+// an approver decides on what would change.
+func withoutBodies(op approvals.Operation) approvals.Operation {
+	op.Plan.Actions = slices.Clone(op.Plan.Actions)
+	for i := range op.Plan.Actions {
+		op.Plan.Actions[i].Body = nil
+	}
+	return op
+}
+
+func (s *Server) vote(w http.ResponseWriter, r *http.Request) {
+	var v Vote
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxVote))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&v); err != nil {
+		http.Error(w, "reading the vote: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	person, err := s.person(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	op, err := s.Gate.Vote(r.Context(), r.PathValue("id"), person, v.Approve, v.Reason)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, withoutBodies(op))
+}
+
+func (s *Server) records(w http.ResponseWriter, r *http.Request) {
+	from, err := strconv.ParseUint(r.FormValue("from"), 10, 64)
+	if err != nil {
+		http.Error(w, "from is not a sequence number", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/jsonl")
+	err = s.Records(from, func(_ uint64, record []byte) error {
+		if _, err := w.Write(record); err != nil {
+			return err
+		}
+		_, err := w.Write([]byte{'\n'})
+		return err
+	})
+	if err != nil {
+		s.Log.Error("exporting records", "err", err)
+		panic(http.ErrAbortHandler) // so that the reader sees that it is not whole
+	}
+}
+
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, gate.ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, approvals.ErrNotApprover), errors.Is(err, approvals.ErrSelfApproval):
+		status = http.StatusForbidden
+	case errors.Is(err, approvals.ErrNotPending), errors.Is(err, approvals.ErrVoted):
+		status = http.StatusConflict
+	case errors.Is(err, approvals.ErrReasonRequired):
+		status = http.StatusBadRequest
+	}
+	http.Error(w, err.Error(), status)
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,141 @@
+package approvals
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"countersign/action"
+)
+
+// Visible makes a text that somebody else wrote safe to show: control
+// characters, bidirectional overrides, zero-width and other invisible
+// characters become \u{XXXX}, so that nothing can hide or rearrange what the
+// approver reads. Line breaks become visible too; a caller that wants several
+// lines splits first.
+func Visible(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) || r == ' ' {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u{%X}`, r)
+		}
+	}
+	return b.String()
+}
+
+// Text is what an approver is shown of an operation: who asks for what, what
+// the API server says would change, and until when it can be decided.
+func Text(op Operation) string {
+	var b strings.Builder
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%-11s %s\n", label, Visible(fmt.Sprintf(format, args...)))
+	}
+	line("Operation", "%s", op.ID)
+	line("State", "%s", op.State)
+	asks := op.Principal.Username
+	if op.Principal.OnBehalfOf != "" {
+		asks += ", on behalf of " + op.Principal.OnBehalfOf
+	}
+	line("Asked by", "%s (%s)", asks, op.Principal.Issuer)
+	line("Tool", "%s", op.Tool)
+	if op.AgentReason != "" {
+		line("Agent says", "%q", op.AgentReason)
+	}
+	if len(op.Rules) > 0 {
+		line("Rules", "%s", strings.Join(op.Rules, ", "))
+	}
+	if op.Reason != "" {
+		line("Reason", "%s", op.Reason)
+	}
+	for _, r := range op.Requirements {
+		line("Needs", "%d of %s", r.Count, strings.Join(r.Approvers, " or "))
+	}
+	for _, v := range op.Votes {
+		word := "rejected"
+		if v.Approve {
+			word = "approved"
+		}
+		line("Vote", "%s by %s (%s) at %s %s", word, v.Person.Name, v.Person.ID, v.Time.UTC().Format(time.RFC3339), v.Reason)
+	}
+	if op.State == PendingApproval {
+		line("Expires", "%s", op.Expires.UTC().Format(time.RFC3339))
+	}
+	if op.Supersedes != "" {
+		line("Asks again", "for %s, which no longer was what would happen", op.Supersedes)
+	}
+	if op.SupersededBy != "" {
+		line("Asked as", "%s", op.SupersededBy)
+	}
+	if op.Result != "" && !op.Plan.ReadOnly() {
+		line("Result", "%s", op.Result)
+	}
+	line("Plan", "%s", op.PlanDigest)
+	if op.PreviewDigest != "" {
+		line("Diff", "%s", op.PreviewDigest)
+	}
+	for i, a := range op.Plan.Actions {
+		fmt.Fprintf(&b, "\n%s\n", Visible(fmt.Sprintf("%d. %s, cluster %s%s", i+1, a, a.Cluster, flags(a))))
+		if i < len(op.Diffs) {
+			b.WriteString(DiffText(op.Diffs[i]))
+		}
+	}
+	return b.String()
+}
+
+// flags names the options that make a request more than it looks.
+func flags(a action.Action) string {
+	var out string
+	if a.Options.Force {
+		out += ", taking over fields of other managers"
+	}
+	if p := a.Options.PropagationPolicy; p == "Orphan" {
+		out += ", leaving its dependents behind"
+	}
+	if s := a.Options.GracePeriodSeconds; s != nil {
+		out += fmt.Sprintf(", with %d seconds of grace", *s)
+	}
+	return out
+}
+
+// DiffText writes changes for a person to read: one field a line, its old value
+// behind "-", its new one behind "+".
+func DiffText(diff []action.Change) string {
+	if len(diff) == 0 {
+		return "   nothing would change\n"
+	}
+	var b strings.Builder
+	for _, c := range diff {
+		path := c.Path
+		switch {
+		case path == "" && c.Op == "add":
+			path = "(a new object)"
+		case path == "" && c.Op == "remove":
+			path = "(the whole object)"
+		}
+		fmt.Fprintf(&b, "   %s\n", Visible(path))
+		if c.Op != "add" {
+			writeValue(&b, '-', c.Old)
+		}
+		if c.Op != "remove" {
+			writeValue(&b, '+', c.New)
+		}
+	}
+	return b.String()
+}
+
+func writeValue(b *strings.Builder, sign rune, v any) {
+	var buf strings.Builder
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if enc.Encode(v) != nil {
+		buf.WriteString("(unreadable)")
+	}
+	for line := range strings.Lines(buf.String()) {
+		fmt.Fprintf(b, "   %c %s\n", sign, Visible(strings.TrimSuffix(line, "\n")))
+	}
+}

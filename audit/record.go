@@ -1,0 +1,136 @@
+package audit
+
+import (
+	"time"
+
+	"countersign/action"
+)
+
+// Version is the value of a Record's "v". It changes when the meaning of a
+// field does.
+const Version = 1
+
+// The types of Record.
+const (
+	LogOpened         = "log.opened"
+	LoginRefused      = "login.refused"
+	CallRefused       = "call.refused" // malformed, or of an unknown tool
+	ToolIntent        = "tool.intent"
+	PolicyDecided     = "policy.decided"
+	ApprovalRequested = "approval.requested"
+	ApprovalVoted     = "approval.voted"
+	ApprovalDecided   = "approval.decided" // approved, rejected, expired, cancelled, stale
+	ExecStarted       = "exec.started"
+	ExecOutcome       = "exec.outcome"
+	ExecUnknown       = "exec.unknown"
+	ExecReconciled    = "exec.reconciled"
+)
+
+// The outcomes of a Record.
+const (
+	Success = "success"
+	Failure = "failure"
+	Unknown = "unknown"
+	Pending = "pending"
+	Denied  = "denied"
+)
+
+// Record is one line of the audit log. Its JSON encoding, byte for byte, is
+// what is stored and exported. Seq is given by the store; everything else by
+// whoever writes the record.
+type Record struct {
+	V   int    `json:"v"`
+	Seq uint64 `json:"seq"`
+	// ID is a UUIDv7, by which a writer finds out whether a record was stored.
+	ID   string    `json:"id"`
+	Time time.Time `json:"time"`
+	Type string    `json:"type"`
+	// Op is the Operation that the record belongs to.
+	Op        string            `json:"op,omitempty"`
+	Outcome   string            `json:"outcome,omitempty"`
+	Principal *action.Principal `json:"principal,omitempty"`
+	Session   string            `json:"session,omitempty"`
+	Source    *Source           `json:"source,omitempty"`
+	Tool      *Tool             `json:"tool,omitempty"`
+	Actions   []Action          `json:"actions,omitempty"`
+	Policy    *Policy           `json:"policy,omitempty"`
+	Approval  *Approval         `json:"approval,omitempty"`
+	Payload   *Payload          `json:"payload,omitempty"`
+	Error     *Error            `json:"error,omitempty"`
+	// Evidence is what reconciliation saw, on exec.reconciled.
+	Evidence *Evidence `json:"evidence,omitempty"`
+	// Node is the host name of the server that wrote the record.
+	Node string `json:"node,omitempty"`
+	// DurationMS is how long the recorded step took.
+	DurationMS int64 `json:"duration_ms,omitempty"`
+}
+
+// Source is where a call came from.
+type Source struct {
+	IP        string `json:"ip,omitempty"`
+	Transport string `json:"transport"`       // http or stdio
+	Agent     string `json:"agent,omitempty"` // what the client calls itself; not verified
+}
+
+// Tool is the tool that was called, with its arguments masked.
+type Tool struct {
+	Name string         `json:"name"`
+	Args map[string]any `json:"args,omitempty"`
+}
+
+// Action is one Kubernetes API request as the log tells it.
+type Action struct {
+	Cluster         string `json:"cluster"`
+	Verb            string `json:"verb"`
+	Resource        string `json:"resource"`
+	Subresource     string `json:"subresource,omitempty"`
+	Namespace       string `json:"namespace,omitempty"`
+	Name            string `json:"name,omitempty"`
+	UID             string `json:"uid,omitempty"`
+	ResourceVersion string `json:"rv_before,omitempty"`
+	ResultVersion   string `json:"rv_after,omitempty"`
+	// AuditID is the Audit-ID header of the request, which the API server's
+	// own audit log repeats as auditID.
+	AuditID string `json:"audit_id,omitempty"`
+	Code    int    `json:"code,omitempty"`
+}
+
+// Policy is what policy said.
+type Policy struct {
+	Digest   string   `json:"digest"`
+	Decision string   `json:"decision"`
+	Rules    []string `json:"rules,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+}
+
+// Approval is the human part.
+type Approval struct {
+	State         string   `json:"state,omitempty"`
+	By            []string `json:"by,omitempty"`
+	Reason        string   `json:"reason,omitempty"`
+	PlanDigest    string   `json:"plan_digest,omitempty"`
+	PreviewDigest string   `json:"diff_digest,omitempty"`
+	// Supersedes is the stale operation that this one asks again for.
+	Supersedes string `json:"supersedes,omitempty"`
+}
+
+// Payload commits to bytes that are stored beside the record.
+type Payload struct {
+	SHA256 string `json:"sha256"` // hex
+	Bytes  int    `json:"bytes"`
+}
+
+// Error is what went wrong. Its message is masked like everything else.
+type Error struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
+}
+
+// Evidence is what a look at the live object after a crash showed.
+type Evidence struct {
+	Result string `json:"result"` // applied, not_applied or undeterminable
+	// Detail says in a sentence what was seen.
+	Detail          string `json:"detail"`
+	UID             string `json:"uid,omitempty"`
+	ResourceVersion string `json:"resource_version,omitempty"`
+}

@@ -1,0 +1,107 @@
+// Command countersign governs what AI agents do to Kubernetes clusters. This
+// package is flags, signals and wiring; everything else has a room of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"countersign/configs"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program: it returns 0 only on success, and writes an error
+// to stderr, one mistake a line.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	root := command()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	if err := root.ExecuteContext(ctx); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(errOut, "countersign: "+strings.TrimSuffix(line, "\n"))
+		}
+		return 1
+	}
+	return 0
+}
+
+// settings are the flags that every command has.
+type settings struct{ config string }
+
+func (s *settings) load() (*configs.Config, error) { return configs.Load(s.config) }
+
+func command() *cobra.Command {
+	var s settings
+	root := &cobra.Command{
+		Use:   "countersign",
+		Short: "Govern what AI agents do to Kubernetes",
+		Long: `Countersign is an MCP server that gives AI agents typed Kubernetes tools instead
+of kubectl. Every call is identified, checked against policy, approved by a person
+where policy asks for it, run with a credential that the agent never sees, and
+recorded before anything happens.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	file := os.Getenv("COUNTERSIGN_CONFIG")
+	if file == "" {
+		file = "countersign.yaml"
+	}
+	root.PersistentFlags().StringVarP(&s.config, "config", "c", file, "configuration file (or COUNTERSIGN_CONFIG)")
+	root.AddCommand(serveCommand(&s), configCommand(), approvalsCommand(&s), auditCommand(&s), versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  countersign version",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "countersign "+version)
+			return err
+		},
+	}
+}
+
+func configCommand() *cobra.Command {
+	config := &cobra.Command{Use: "config", Short: "Check configuration", Args: cobra.NoArgs}
+	config.AddCommand(&cobra.Command{
+		Use:     "check FILE",
+		Short:   "Check a configuration file and the policy that it names, reporting every mistake",
+		Example: "  countersign config check countersign.yaml",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := configs.Load(args[0])
+			if err != nil {
+				return err
+			}
+			set, err := loadPolicy(c)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good; policy %s\n", args[0], set.Digest())
+			return err
+		},
+	})
+	return config
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"countersign/admin"
+	"countersign/audit"
+	"countersign/configs"
+	"countersign/gate"
+	"countersign/identity"
+	"countersign/kube"
+	"countersign/mcp"
+	"countersign/policy"
+	"countersign/storage"
+	"countersign/strictyaml"
+	"countersign/tools"
+)
+
+// tokenVariable holds the bearer token of the caller on stdio.
+const tokenVariable = "COUNTERSIGN_TOKEN"
+
+// stopAfter is how long a stopping server waits for what has started.
+const stopAfter = 30 * time.Second
+
+func serveCommand(s *settings) *cobra.Command {
+	var stdio bool
+	serve := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve agents over MCP",
+		Long: `Serve agents over MCP, as streamable HTTP on the configured address or, with
+--stdio, to the one agent that started this process. On stdio the agent is who the
+token in ` + tokenVariable + ` says.`,
+		Example: "  countersign serve --config countersign.yaml\n  " + tokenVariable + "=... countersign serve --config countersign.yaml --stdio",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config, err := s.load()
+			if err != nil {
+				return err
+			}
+			return serve(cmd, config, stdio)
+		},
+	}
+	serve.Flags().BoolVar(&stdio, "stdio", false, "serve one agent on stdin and stdout")
+	return serve
+}
+
+func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
+	ctx := cmd.Context()
+	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+
+	set, err := loadPolicy(config)
+	if err != nil {
+		return err
+	}
+	clusters, err := kube.New(clusterConfigs(config), "countersign/"+version)
+	if err != nil {
+		return err
+	}
+	authenticator, err := identity.New(issuers(config), config.URL)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(config.Data, 0o700); err != nil {
+		return fmt.Errorf("making the data folder: %w", err)
+	}
+	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: config.MaxStoreBytes})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	node, _ := os.Hostname()
+	g := &gate.Gate{
+		Store: store, Cluster: clusters, Policy: func() *policy.Set { return set },
+		Tools: tools.All(clusterNames(config)), DigestKey: store.Key("digest"),
+		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown, RequestTimeout: config.RequestTimeout,
+		Node: node, Log: log, Now: time.Now,
+	}
+	if err := g.Start(ctx); err != nil {
+		return fmt.Errorf("taking up open operations: %w", err)
+	}
+	defer func() {
+		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
+		defer cancel()
+		g.Stop(stopping)
+	}()
+	front := mcp.New(mcp.Config{
+		Gate: g, Authenticator: authenticator, Version: version, Log: log,
+		URL: config.URL, AuthorizationServers: issuerURLs(config),
+		AllowedHosts: config.AllowedHosts, AllowedOrigins: config.AllowedOrigins,
+		SessionKey: store.Key("session"), Token: os.Getenv(tokenVariable),
+	})
+	os.Unsetenv(tokenVariable)
+
+	socket, err := admin.Listen(config.AdminSocket)
+	if err != nil {
+		return err
+	}
+	adminServer := (&admin.Server{
+		Gate: g, Store: store, Records: store.Records, Log: log,
+		Sets: func(user string) []string { return localSets(config, user) },
+	}).HTTP()
+	failed := make(chan error, 2)
+	go func() { failed <- ignoreClosed(adminServer.Serve(socket)) }()
+	defer adminServer.Close()
+
+	for name, err := range clusters.Warm(ctx) {
+		log.Warn("cluster cannot be asked what it serves", "cluster", name, "err", audit.MaskText(err.Error()))
+	}
+	if stdio {
+		return front.ServeStdio(ctx, cmd.InOrStdin(), cmd.OutOrStdout())
+	}
+
+	listener, err := net.Listen("tcp", config.Listen)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	web := &http.Server{Handler: front.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
+	go func() {
+		if config.TLS.CertFile != "" {
+			failed <- ignoreClosed(web.ServeTLS(listener, config.TLS.CertFile, config.TLS.KeyFile))
+		} else {
+			failed <- ignoreClosed(web.Serve(listener))
+		}
+	}()
+	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", set.Digest(), "adminSocket", config.AdminSocket)
+
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		log.Info("stopping")
+		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
+		defer cancel()
+		err = web.Shutdown(stopping)
+	}
+	return err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// loadPolicy loads the policy folder; a mistake names the file with its folder.
+func loadPolicy(config *configs.Config) (*policy.Set, error) {
+	set, err := policy.Load(os.DirFS(config.Policy), config.ApproverSets())
+	var problems strictyaml.Problems
+	if errors.As(err, &problems) {
+		return nil, problems
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading policy from %s: %w", config.Policy, err)
+	}
+	return set, nil
+}
+
+func clusterConfigs(config *configs.Config) []kube.Config {
+	out := make([]kube.Config, len(config.Clusters))
+	for i, c := range config.Clusters {
+		out[i] = kube.Config{Name: c.Name, Kubeconfig: c.Kubeconfig, Context: c.Context}
+	}
+	return out
+}
+
+func clusterNames(config *configs.Config) []string {
+	out := make([]string, len(config.Clusters))
+	for i, c := range config.Clusters {
+		out[i] = c.Name
+	}
+	return out
+}
+
+func issuers(config *configs.Config) []identity.Issuer {
+	out := make([]identity.Issuer, len(config.Issuers))
+	for i, c := range config.Issuers {
+		out[i] = identity.Issuer{
+			URL: c.URL, CAFile: c.CAFile, Algorithms: c.Algorithms, UsernameClaim: c.UsernameClaim,
+			GroupsClaim: c.GroupsClaim, OnBehalfOfClaim: c.OnBehalfOfClaim, Kubernetes: c.Kubernetes,
+		}
+	}
+	return out
+}
+
+func issuerURLs(config *configs.Config) []string {
+	out := make([]string, len(config.Issuers))
+	for i, c := range config.Issuers {
+		out[i] = c.URL
+	}
+	return out
+}
+
+// localSets are the approver sets that a local user is in.
+func localSets(config *configs.Config, user string) []string {
+	var sets []string
+	for name, set := range config.Approvers {
+		if slices.Contains(set.Local, user) || slices.Contains(set.Local, "*") {
+			sets = append(sets, name)
+		}
+	}
+	slices.Sort(sets)
+	return sets
+}

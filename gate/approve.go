@@ -1,0 +1,264 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/policy"
+	"countersign/tools"
+)
+
+// ask stores the question, or joins the same one that is already open, and
+// waits for its answer as long as a call may wait.
+func (g *Gate) ask(ctx context.Context, c *call) Result {
+	key := questionKey(c.Principal, c.planDigest)
+	for {
+		was, err := g.Store.Question(key)
+		if err != nil {
+			return g.unrecorded(c, err)
+		}
+		if was != "" {
+			asked, err := g.Store.Operation(was)
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return g.unrecorded(c, err)
+			}
+			if err == nil && asked.State.Open() {
+				return g.join(ctx, c, asked)
+			}
+			if err == nil && asked.State == approvals.Rejected && g.Now().Sub(asked.Updated) < g.Cooldown {
+				return g.deny(ctx, c, policy.Decision{
+					Effect: policy.Deny, Rules: asked.Rules,
+					Reason: fmt.Sprintf("an approver rejected the same call %s ago: %s", g.Now().Sub(asked.Updated).Round(time.Second), asked.Reason),
+				})
+			}
+		}
+		op := g.newOperation(c, approvals.PendingApproval)
+		if op, err = g.question(op, c.decision, c.previews); err != nil {
+			return g.unrecorded(c, err)
+		}
+		requested := g.requestedEntry(op)
+		err = g.Store.Commit(ctx, Batch{
+			Entries:    append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision), requested),
+			Operations: []approvals.Operation{op},
+			Question:   &Question{Key: key, Op: op.ID, Was: was},
+		})
+		if errors.Is(err, ErrConflict) {
+			continue // the same call came in twice at once; join the other
+		}
+		if err != nil {
+			return g.unrecorded(c, err)
+		}
+		g.expireLater(op)
+		return g.wait(ctx, op.ID, g.Wait, c.Progress)
+	}
+}
+
+// join makes a repeated call wait for the question that is already open.
+func (g *Gate) join(ctx context.Context, c *call, asked approvals.Operation) Result {
+	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.decision)
+	decided.Record.Approval = &audit.Approval{State: string(asked.State), PlanDigest: c.planDigest, Reason: "joins operation " + asked.ID}
+	if err := g.Store.Commit(ctx, Batch{Entries: append(c.intent, decided)}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	return g.wait(ctx, asked.ID, g.Wait, c.Progress)
+}
+
+// question fills in what the approver is asked and what consent is bound to.
+func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []action.Preview) (approvals.Operation, error) {
+	digest, err := action.PreviewDigest(previews, g.digestKey(op.Plan))
+	if err != nil {
+		return op, err
+	}
+	op.PreviewDigest = digest
+	op.Diffs = make([][]action.Change, len(previews))
+	for i, p := range previews {
+		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p.Diff)
+	}
+	op.Requirements = requirements(d)
+	op.Rules, op.Reason = d.Rules, d.Reason
+	op.Expires = approvals.Expiry(op.Requirements, g.Now())
+	return op, nil
+}
+
+func requirements(d policy.Decision) []approvals.Requirement {
+	out := make([]approvals.Requirement, len(d.Approvals))
+	for i, a := range d.Approvals {
+		out[i] = approvals.Requirement{Rule: a.Rule, Approvers: a.Approvers, Count: a.Count, Expires: a.Expires, ReasonRequired: a.ReasonRequired}
+	}
+	return out
+}
+
+func (g *Gate) requestedEntry(op approvals.Operation) Entry {
+	e := g.approvalEntry(audit.ApprovalRequested, op)
+	return withPayload(e.Record, op.Diffs)
+}
+
+// questionKey names a principal's call: who, and which requests.
+func questionKey(p action.Principal, planDigest string) string {
+	sum := sha256.Sum256([]byte(p.Key() + "\n" + planDigest))
+	return hex.EncodeToString(sum[:])
+}
+
+// progressEvery is how often a waiting call says that it waits; some clients
+// take that as a sign of life and extend their own time limit.
+const progressEvery = 10 * time.Second
+
+// wait answers as soon as the operation is closed, or with where it stands when
+// the time is over or the caller is gone. Neither does anything to the operation.
+func (g *Gate) wait(ctx context.Context, id string, limit time.Duration, progress func(string)) Result {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for {
+		op, over, err := g.waitOnce(ctx, id, tick.C, progress)
+		if err != nil {
+			return failed(id, err)
+		}
+		if over {
+			return describe(op)
+		}
+	}
+}
+
+// waitOnce waits for one change, tick or the end of ctx. It listens before it
+// looks, so that no change falls between.
+func (g *Gate) waitOnce(ctx context.Context, id string, tick <-chan time.Time, progress func(string)) (op approvals.Operation, over bool, err error) {
+	changed, release := g.bell.listen(id)
+	defer release()
+	if op, err = g.Store.Operation(id); err != nil {
+		return op, true, err
+	}
+	if !op.State.Open() || op.State == approvals.Unknown {
+		return op, true, nil
+	}
+	select {
+	case <-changed:
+		return op, false, nil
+	case <-tick:
+		if progress != nil {
+			progress("waiting for approval until " + op.Expires.Format(time.RFC3339))
+		}
+		return op, false, nil
+	case <-ctx.Done():
+		return op, true, nil
+	}
+}
+
+// operationCall answers the tools about the caller's own operations. Another
+// principal's operation is not found, as if it did not exist.
+func (g *Gate) operationCall(ctx context.Context, c *call) Result {
+	op, err := g.Store.Operation(c.Operation.ID)
+	if err == nil && op.Principal.Key() != c.Principal.Key() {
+		err = ErrNotFound
+	}
+	intent := g.record(audit.ToolIntent, c.Operation.ID, c.Principal, c.Session)
+	intent.Source, intent.Outcome = &c.Source, audit.Success
+	intent.Tool = &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	if err != nil {
+		intent.Op, intent.Outcome, intent.Error = c.op, audit.Denied, recordError(err)
+	}
+	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: intent}}}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Result{Status: Failed, Op: c.Operation.ID, Reason: "you have no operation with this id", NextStep: "Use the op of one of your own earlier answers. Reads that succeeded are not kept."}
+	case err != nil:
+		return failed(c.Operation.ID, err)
+	}
+	switch c.Operation.Verb {
+	case tools.WaitOperation:
+		return g.wait(ctx, op.ID, min(c.Operation.Wait, tools.MaxWait), c.Progress)
+	case tools.CancelOperation:
+		return g.cancel(ctx, op.ID)
+	}
+	return describe(op)
+}
+
+// cancel withdraws an operation that has not started.
+func (g *Gate) cancel(ctx context.Context, id string) Result {
+	op, err := g.update(ctx, id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		op, err := g.move(op, approvals.Cancelled)
+		op.Reason = "withdrawn by the agent"
+		return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
+	})
+	if err != nil {
+		result := describe(op)
+		result.NextStep = "It cannot be withdrawn any more. " + result.NextStep
+		return result
+	}
+	return describe(op)
+}
+
+// Vote counts a person's answer to an operation. A refusal wraps one of the
+// errors of approvals, or ErrNotFound, and changes nothing.
+func (g *Gate) Vote(ctx context.Context, id string, p approvals.Person, approve bool, reason string) (approvals.Operation, error) {
+	op, err := g.update(ctx, id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		op, err := op.Vote(p, approve, reason, g.Now())
+		op.Revision++
+		voted := g.approvalEntry(audit.ApprovalVoted, op)
+		voted.Record.Approval.By = []string{p.Name + " (" + p.ID + ")"}
+		voted.Record.Approval.Reason = reason
+		entries := []Entry{voted}
+		if op.State != approvals.PendingApproval {
+			entries = append(entries, g.approvalEntry(audit.ApprovalDecided, op))
+		}
+		return op, entries, err
+	})
+	if err == nil && op.State == approvals.Authorized {
+		g.runLater(op.ID)
+	}
+	return op, err
+}
+
+// update changes a stored operation by compare-and-swap: change is called with
+// the operation as stored, again whenever somebody else was quicker.
+func (g *Gate) update(ctx context.Context, id string, change func(approvals.Operation) (approvals.Operation, []Entry, error)) (approvals.Operation, error) {
+	for {
+		stored, err := g.Store.Operation(id)
+		if err != nil {
+			return stored, err
+		}
+		changed, entries, err := change(stored)
+		if err != nil {
+			return stored, err
+		}
+		err = g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries, Operations: []approvals.Operation{changed}})
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return stored, err
+		}
+		g.bell.ring(id)
+		return changed, nil
+	}
+}
+
+// expireLater closes a question when its time is over.
+func (g *Gate) expireLater(op approvals.Operation) {
+	time.AfterFunc(op.Expires.Sub(g.Now()), func() {
+		if g.background.Err() != nil {
+			return // the next start takes it up
+		}
+		_, err := g.update(g.background, op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+			if op.State != approvals.PendingApproval {
+				return op, nil, approvals.ErrNotPending
+			}
+			op, err := g.move(op, approvals.Expired)
+			op.Reason = "nobody decided in time"
+			return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
+		})
+		if err != nil && !errors.Is(err, approvals.ErrNotPending) {
+			g.Log.Error("expiring an operation", "op", op.ID, "err", err)
+		}
+	})
+}

@@ -1,0 +1,177 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/tools"
+)
+
+// execute sends the Actions of a plan in order and stops at the first error.
+// It returns the answers of those that succeeded.
+func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview) ([]Response, error) {
+	var results []Response
+	for i, a := range plan.Actions {
+		uid := ""
+		if previews != nil {
+			uid = previews[i].UID()
+		}
+		ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+		result, err := g.Cluster.Execute(ctx, a, ids[i], uid)
+		cancel()
+		if err != nil {
+			return results, fmt.Errorf("%s: %w", a, err)
+		}
+		results = append(results, result)
+	}
+	return results, nil
+}
+
+// finish sends an operation that is durably EXECUTING, and records how it ended.
+func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview) Result {
+	start := g.Now()
+	results, err := g.execute(ctx, op.Plan, ids, previews)
+	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
+	op.Done = len(results)
+	state := approvals.Succeeded
+	text, renderErr := g.find(op.Tool).Render(responses(op.Plan, results))
+	switch {
+	case err != nil && ambiguous(err) && !op.Plan.ReadOnly():
+		state = approvals.Unknown
+		entry.Record.Type, entry.Record.Outcome = audit.ExecUnknown, audit.Unknown
+	case err != nil && len(results) > 0:
+		state = approvals.Partial
+		text = fmt.Sprintf("%d of %d done: %s", len(results), len(op.Plan.Actions), text)
+	case err != nil:
+		state = approvals.Failed
+	case renderErr != nil:
+		text = planSummary(op) // it was done; only the answer is odd
+	}
+	if err != nil {
+		op.Reason = failed(op.ID, err).Reason
+	}
+	op.Result = audit.MaskText(text)
+	op, err = g.move(op, state)
+	if err == nil {
+		// A crash before this commit leaves EXECUTING: the next start looks at
+		// the live object and records what it finds.
+		err = g.Store.Commit(ctx, Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
+	}
+	if err != nil {
+		g.Log.Error("storing an outcome", "op", op.ID, "err", err)
+		return Result{
+			Status: StUnknown, Op: op.ID,
+			Reason:   "the request was sent, but its outcome could not be recorded, so it is not given out",
+			NextStep: "Tell the operators of Countersign. Do not send the call again.",
+		}
+	}
+	g.bell.ring(op.ID)
+	if op.State == approvals.Unknown {
+		g.inBackground(func(ctx context.Context) { g.reconcile(ctx, op) })
+	}
+	return describe(op)
+}
+
+// ambiguous reports whether a request that failed may have taken effect all the
+// same: there was no answer, or the API server itself does not know.
+func ambiguous(err error) bool {
+	var refused *APIError
+	if errors.As(err, &refused) {
+		return refused.Code >= http.StatusInternalServerError
+	}
+	return !errors.Is(err, ErrNotSent)
+}
+
+// move takes an operation one step and counts the revision for compare-and-swap.
+func (g *Gate) move(op approvals.Operation, to approvals.State) (approvals.Operation, error) {
+	op, err := op.To(to, g.Now())
+	op.Revision++
+	return op, err
+}
+
+func (g *Gate) newOperation(c *call, state approvals.State) approvals.Operation {
+	now := g.Now()
+	return approvals.Operation{
+		ID: c.op, State: state, Revision: 1, Principal: c.Principal, Session: c.Session,
+		Tool: c.Tool, Args: maskedArgs(c.Args), AgentReason: audit.MaskText(c.Reason),
+		Plan: c.Plan, PlanDigest: c.planDigest, Rules: c.decision.Rules, Reason: c.decision.Reason,
+		Created: now, Updated: now,
+	}
+}
+
+func responses(plan action.Plan, results []Response) []tools.Response {
+	out := make([]tools.Response, len(results))
+	for i, r := range results {
+		out[i] = tools.Response{Action: plan.Actions[i], Code: r.Code, Body: r.Body}
+	}
+	return out
+}
+
+// Reconciliation's findings.
+const (
+	Applied        = "applied"
+	NotApplied     = "not_applied"
+	Undeterminable = "undeterminable"
+)
+
+// examine looks at what an Action of unknown outcome was about: it asks the API
+// server what the same request would change now. Nothing means that it is done.
+func (g *Gate) examine(ctx context.Context, op approvals.Operation, a action.Action) (audit.Evidence, error) {
+	if a.ReadOnly() {
+		return audit.Evidence{Result: NotApplied, Detail: a.String() + ": a read changes nothing"}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+	defer cancel()
+	preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op.ID) })
+	var refused *APIError
+	if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && refused.Code != http.StatusTooManyRequests {
+		if a.Verb == action.Delete && refused.Code == http.StatusNotFound {
+			return audit.Evidence{Result: Applied, Detail: a.String() + ": there is no such object"}, nil
+		}
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server now refuses the same request: " + refused.Message}, nil
+	}
+	if err != nil {
+		return audit.Evidence{}, err
+	}
+	found := audit.Evidence{UID: preview.UID(), ResourceVersion: preview.ResourceVersion()}
+	switch {
+	case a.Verb == action.Delete && deleting(preview.Live):
+		found.Result, found.Detail = Applied, a.String()+": the object is being deleted"
+	case len(preview.Diff) == 0:
+		found.Result, found.Detail = Applied, a.String()+": the live object is as the request would make it"
+	default:
+		found.Result = NotApplied
+		found.Detail = fmt.Sprintf("%s: the request would still change %d fields of the live object", a, len(preview.Diff))
+		if a.Verb == action.Delete {
+			found.Detail = a.String() + ": the object is still there"
+		} else if preview.Live == nil {
+			found.Detail = a.String() + ": there is no such object"
+		}
+	}
+	return found, nil
+}
+
+func deleting(object map[string]any) bool {
+	meta, _ := object["metadata"].(map[string]any)
+	return meta["deletionTimestamp"] != nil
+}
+
+// combine sums up the evidence of a plan's Actions.
+func combine(all []audit.Evidence) audit.Evidence {
+	out := all[0]
+	details := []string{out.Detail}
+	for _, e := range all[1:] {
+		details = append(details, e.Detail)
+		if e.Result != out.Result {
+			out.Result = Undeterminable
+		}
+	}
+	out.Detail = strings.Join(details, "; ")
+	return out
+}

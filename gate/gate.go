@@ -1,0 +1,368 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/time/rate"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/policy"
+	"countersign/tools"
+)
+
+// Store keeps the audit log and the operations.
+type Store interface {
+	// Commit stores the whole batch in one transaction or nothing of it, and
+	// returns when it is durable. ErrConflict means that somebody else moved an
+	// operation or asked a question first; nothing was stored. After any other
+	// error it is not known whether the batch was stored, and the store refuses
+	// everything that follows.
+	Commit(ctx context.Context, b Batch) error
+	// Operation loads one operation, or ErrNotFound.
+	Operation(id string) (approvals.Operation, error)
+	// OpenOperations loads every operation that something may still happen to.
+	OpenOperations() ([]approvals.Operation, error)
+	// Question returns the operation that was last asked under a key, or "".
+	Question(key string) (string, error)
+}
+
+// Batch is what one Commit stores together.
+type Batch struct {
+	Entries []Entry
+	// Operations are stored only if each one's stored revision is one less than
+	// its own; a new operation has revision 1.
+	Operations []approvals.Operation
+	// Question, when set, makes Op the answer to Question(Key), provided that
+	// the answer is still Was.
+	Question *Question
+}
+
+// Entry is a record and, where it has one, the payload that it commits to.
+type Entry struct {
+	Record  audit.Record
+	Payload []byte
+}
+
+// Question joins a principal's identical calls to one pending operation.
+type Question struct{ Key, Op, Was string }
+
+// Errors of a Store that gate branches on.
+var (
+	ErrConflict = errors.New("changed by somebody else")
+	ErrNotFound = errors.New("not found")
+)
+
+// Cluster talks to the clusters with the server's own credential. Every request
+// carries the Audit-ID that it is given.
+type Cluster interface {
+	tools.Resolver
+	// Execute sends one Action. A non-nil uid is the object that was approved:
+	// where the API allows it, another object under the same name is refused.
+	// The error is an *APIError when the API server answered, wraps ErrNotSent
+	// when the request cannot have arrived, and otherwise leaves open whether
+	// it took effect.
+	Execute(ctx context.Context, a action.Action, auditID, uid string) (Response, error)
+	// Preview asks the API server what the Action would do, without doing it.
+	// It sends two requests; auditID gives each a fresh id. Errors as above.
+	Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error)
+}
+
+// Response is the API server's answer to one Action.
+type Response struct {
+	Code            int
+	Body            []byte
+	UID             string
+	ResourceVersion string
+}
+
+// APIError is the API server's own refusal (metav1.Status).
+type APIError struct {
+	Code    int
+	Reason  string
+	Message string
+}
+
+func (e *APIError) Error() string { return e.Message }
+
+// ErrNotSent says that a request never left, so that nothing can have happened.
+var ErrNotSent = errors.New("not sent")
+
+// Gate carries out calls. Its fields are set once, before the first call.
+type Gate struct {
+	Store   Store
+	Cluster Cluster
+	// Policy gives the set in force now.
+	Policy func() *policy.Set
+	Tools  []*tools.Tool
+	// DigestKey keys the digests of plans that carry secret values.
+	DigestKey []byte
+	// Wait is how long a call waits for a person before it answers pending_approval.
+	Wait time.Duration
+	// Cooldown is how long after a rejection the same call is refused.
+	Cooldown time.Duration
+	// RequestTimeout bounds one request to an API server.
+	RequestTimeout time.Duration
+	// Node names this server in records.
+	Node string
+	Log  *slog.Logger
+	Now  func() time.Time
+
+	bell bell     // rung when an operation changes
+	seen sync.Map // Principal.Key -> action.Principal, as last authenticated
+	work sync.WaitGroup
+	// background ends when the server stops; executions that have started go on.
+	background context.Context
+	stop       context.CancelFunc
+	slots      chan struct{}
+	logins     struct {
+		limiter *rate.Limiter
+		dropped atomic.Int64
+	}
+}
+
+// Refused logins that become records of their own: a burst, and so many a second.
+const (
+	loginBurst    = 50
+	loginsASecond = 5
+)
+
+// maxExecutions bounds how many approved operations run at once.
+const maxExecutions = 16
+
+// Request is one tool call from an authenticated principal.
+type Request struct {
+	Principal action.Principal
+	Tool      string
+	RawArgs   []byte // JSON, not yet looked at
+	Session   string
+	Source    audit.Source
+	// Progress, when set, is told every few seconds what the call waits for.
+	Progress func(text string)
+}
+
+// call is a Request on its way through the gate.
+type call struct {
+	Request
+	op    string
+	start time.Time
+	tool  *tools.Tool
+	tools.Call
+	planDigest string
+	intent     []Entry // not yet stored
+	decision   policy.Decision
+	previews   []action.Preview
+}
+
+// Call takes one tool call through the gate. It always answers: whatever is
+// unknown, broken or missing is a refusal with a reason.
+func (g *Gate) Call(ctx context.Context, req Request) Result {
+	c := &call{Request: req, op: newID(), start: g.Now()}
+	g.seen.Store(req.Principal.Key(), req.Principal)
+
+	// 1. Decode the arguments, strictly and once.
+	if c.tool = g.find(req.Tool); c.tool == nil {
+		return g.malformed(ctx, c, tools.BadArgument("there is no tool %q; tools/list names those that you may use", req.Tool))
+	}
+	args, err := c.tool.Decode(req.RawArgs)
+	if err != nil {
+		return g.malformed(ctx, c, err)
+	}
+	c.Args = c.tool.Recordable(args)
+
+	// 2. Could this principal ever do this? If not, no cluster is touched.
+	if refusal, could := g.Policy().Could(&req.Principal, req.Tool, c.tool.Scopes); !could {
+		return g.deny(ctx, c, refusal)
+	}
+
+	// 3. The intent. What follows stores it: with the decision where nothing is
+	// sent before, on its own before the first request to the cluster. A plan
+	// that cannot be made is stored as a refused call instead.
+	// 4. Plan.
+	if c.Call, err = c.tool.Plan(ctx, g.Cluster, args); err != nil {
+		return g.malformed(ctx, c, err)
+	}
+	if c.Operation != nil {
+		return g.operationCall(ctx, c)
+	}
+	if c.planDigest, err = c.Plan.Digest(g.digestKey(c.Plan)); err != nil {
+		return g.malformed(ctx, c, err)
+	}
+	c.intent = []Entry{g.intentEntry(c)}
+
+	// 5. Preview, only if the decision or an approver needs it.
+	c.decision = g.decide(&c.Principal, c.Plan, c.Args, nil)
+	if c.decision.NeedsPreview || c.decision.Effect == policy.RequireApproval {
+		if result, ok := g.previewAll(ctx, c); !ok {
+			return result
+		}
+		// 6. Decide.
+		c.decision = g.decide(&c.Principal, c.Plan, c.Args, c.previews)
+	}
+	switch c.decision.Effect {
+	case policy.Allow:
+		if c.Plan.ReadOnly() {
+			return g.read(ctx, c)
+		}
+		return g.change(ctx, c)
+	case policy.RequireApproval:
+		// 7. Ask, and wait a little.
+		return g.ask(ctx, c)
+	}
+	return g.deny(ctx, c, c.decision)
+}
+
+// Visible lists the tools that the principal could be allowed to use, by the
+// same function that refuses the others.
+func (g *Gate) Visible(p *action.Principal) []*tools.Tool {
+	var visible []*tools.Tool
+	for _, t := range g.Tools {
+		if _, could := g.Policy().Could(p, t.Name, t.Scopes); could {
+			visible = append(visible, t)
+		}
+	}
+	return visible
+}
+
+func (g *Gate) find(name string) *tools.Tool {
+	for _, t := range g.Tools {
+		if t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// decide asks policy about every Action of the plan; the strictest answer counts.
+func (g *Gate) decide(p *action.Principal, plan action.Plan, args map[string]any, previews []action.Preview) policy.Decision {
+	set, now := g.Policy(), g.Now()
+	decisions := make([]policy.Decision, len(plan.Actions))
+	for i := range plan.Actions {
+		req := policy.Request{Principal: p, Tool: plan.Tool, Args: args, Action: &plan.Actions[i], Now: now}
+		if previews != nil {
+			req.Preview = &previews[i]
+		}
+		decisions[i] = set.Decide(req)
+	}
+	d := policy.Strictest(decisions)
+	if d.Effect == "" && !d.NeedsPreview { // a plan without Actions is nothing that anybody allowed
+		d = policy.Decision{Effect: policy.Deny, Reason: "the call would do nothing"}
+	}
+	return d
+}
+
+// previewAll makes the intent durable and then previews every Action, before
+// any is sent. When it fails the Result is the answer.
+func (g *Gate) previewAll(ctx context.Context, c *call) (Result, bool) {
+	if err := g.Store.Commit(ctx, Batch{Entries: c.intent}); err != nil {
+		return g.unrecorded(c, err), false
+	}
+	c.intent = nil
+	var err error
+	if c.previews, err = g.preview(ctx, c.op, c.Plan); err != nil {
+		return g.refusedByCluster(ctx, c, err), false
+	}
+	return Result{}, true
+}
+
+func (g *Gate) preview(ctx context.Context, op string, plan action.Plan) ([]action.Preview, error) {
+	previews := make([]action.Preview, len(plan.Actions))
+	for i, a := range plan.Actions {
+		if a.ReadOnly() {
+			continue // nothing would change; conditions on it see no object
+		}
+		ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+		preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op) })
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("previewing %s: %w", a, err)
+		}
+		previews[i] = preview
+	}
+	return previews, nil
+}
+
+// read is the light way: the intent is stored while the request runs, and the
+// answer is held back until it is durable.
+func (g *Gate) read(ctx context.Context, c *call) Result {
+	ids := newAuditIDs(c.op, len(c.Plan.Actions))
+	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.decision)
+	decided.Record.Actions = recordActions(c.Plan, ids, nil)
+	entries := append(c.intent, decided)
+	durable := make(chan error, 1)
+	go func() {
+		durable <- g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries})
+	}()
+	results, err := g.execute(ctx, c.Plan, ids, nil)
+	if commitErr := <-durable; commitErr != nil {
+		return g.unrecorded(c, commitErr)
+	}
+	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, ids, results, err, c.start)
+	var text string
+	if err == nil {
+		if text, err = c.tool.Render(responses(c.Plan, results)); err != nil {
+			outcome.Record.Outcome, outcome.Record.Error = audit.Failure, recordError(err)
+		}
+	}
+	g.later(Batch{Entries: []Entry{outcome}})
+	if err != nil {
+		return failed(c.op, err)
+	}
+	return Result{Status: Succeeded, Op: c.op, Data: audit.MaskText(text)}
+}
+
+// change is the way of an allowed write: one commit before, one after. The
+// client going away does not stop it once it has started.
+func (g *Gate) change(ctx context.Context, c *call) Result {
+	ctx = context.WithoutCancel(ctx)
+	op := g.newOperation(c, approvals.Executing)
+	ids := newAuditIDs(c.op, len(c.Plan.Actions))
+	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),
+		g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids))
+	// A crash before this commit leaves nothing. A crash after it leaves an
+	// operation in EXECUTING, which the next start turns into UNKNOWN and
+	// looks into; it is never sent again.
+	if err := g.Store.Commit(ctx, Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	return g.finish(ctx, op, ids, c.previews)
+}
+
+// later stores what nobody waits for. An error poisons the store, which then
+// refuses the next call; here it is only reported.
+func (g *Gate) later(b Batch) {
+	g.work.Go(func() {
+		if err := g.Store.Commit(context.Background(), b); err != nil {
+			g.Log.Error("storing an outcome", "err", err)
+		}
+	})
+}
+
+func (g *Gate) digestKey(p action.Plan) []byte {
+	if p.Secret() {
+		return g.DigestKey
+	}
+	return nil
+}
+
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// auditID is a fresh id for one request. It begins with the operation's id, so
+// that the cluster's own audit log can be searched by operation.
+func auditID(op string) string { return op + "." + uuid.NewString()[:8] }
+
+func newAuditIDs(op string, n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = auditID(op)
+	}
+	return ids
+}

@@ -1,0 +1,177 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/policy"
+	"countersign/tools"
+)
+
+// record starts a Record with what all of them carry.
+func (g *Gate) record(recordType, op string, p action.Principal, session string) audit.Record {
+	return audit.Record{
+		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: recordType,
+		Op: op, Principal: &p, Session: session, Node: g.Node,
+	}
+}
+
+// withPayload stores data beside the record and commits to it.
+func withPayload(r audit.Record, v any) Entry {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return Entry{Record: r}
+	}
+	sum := sha256.Sum256(data)
+	r.Payload = &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(data)}
+	return Entry{Record: r, Payload: data}
+}
+
+func (g *Gate) intentEntry(c *call) Entry {
+	r := g.record(audit.ToolIntent, c.op, c.Principal, c.Session)
+	r.Source = &c.Source
+	r.Tool = &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	r.Actions = recordActions(c.Plan, nil, nil)
+	if c.Plan.ReadOnly() {
+		return Entry{Record: r}
+	}
+	r.Approval = &audit.Approval{PlanDigest: c.planDigest}
+	return withPayload(r, audit.MaskPlan(c.Plan))
+}
+
+func maskedArgs(args map[string]any) map[string]any {
+	masked, _ := audit.Mask(args).(map[string]any)
+	return masked
+}
+
+func (g *Gate) decidedEntry(op string, p action.Principal, session string, d policy.Decision) Entry {
+	r := g.record(audit.PolicyDecided, op, p, session)
+	r.Policy = &audit.Policy{Digest: g.Policy().Digest(), Decision: string(d.Effect), Rules: d.Rules, Reason: d.Reason}
+	r.Outcome = map[policy.Effect]string{policy.Allow: audit.Success, policy.RequireApproval: audit.Pending, policy.Deny: audit.Denied}[d.Effect]
+	return Entry{Record: r}
+}
+
+func (g *Gate) startedEntry(op string, p action.Principal, session string, plan action.Plan, ids []string) Entry {
+	r := g.record(audit.ExecStarted, op, p, session)
+	r.Outcome = audit.Pending
+	r.Actions = recordActions(plan, ids, nil)
+	return Entry{Record: r}
+}
+
+// outcomeEntry tells how the requests of a plan ended. results are those that
+// succeeded; err is why the next one did not.
+func (g *Gate) outcomeEntry(op string, p action.Principal, session string, plan action.Plan, ids []string, results []Response, err error, start time.Time) Entry {
+	r := g.record(audit.ExecOutcome, op, p, session)
+	r.Outcome = audit.Success
+	r.DurationMS = g.Now().Sub(start).Milliseconds()
+	r.Actions = recordActions(plan, ids, results)
+	if err != nil {
+		r.Outcome, r.Error = audit.Failure, recordError(err)
+		var refused *APIError
+		if errors.As(err, &refused) {
+			r.Actions[len(results)].Code = refused.Code
+		}
+	}
+	if plan.ReadOnly() {
+		return Entry{Record: r} // what was read is not kept
+	}
+	bodies := make([]any, len(results))
+	for i, result := range results {
+		var v any
+		if json.Unmarshal(result.Body, &v) == nil {
+			bodies[i] = audit.Mask(v)
+		}
+	}
+	return withPayload(r, bodies)
+}
+
+func (g *Gate) approvalEntry(recordType string, op approvals.Operation) Entry {
+	r := g.record(recordType, op.ID, op.Principal, op.Session)
+	r.Tool = &audit.Tool{Name: op.Tool}
+	r.Actions = recordActions(op.Plan, nil, nil)
+	r.Approval = &audit.Approval{
+		State: string(op.State), By: op.By(), Reason: op.Reason,
+		PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest, Supersedes: op.Supersedes,
+	}
+	switch op.State {
+	case approvals.PendingApproval:
+		r.Outcome = audit.Pending
+	case approvals.Authorized:
+		r.Outcome = audit.Success
+	default:
+		r.Outcome = audit.Denied
+	}
+	return Entry{Record: r}
+}
+
+func recordActions(plan action.Plan, ids []string, results []Response) []audit.Action {
+	out := make([]audit.Action, len(plan.Actions))
+	for i, a := range plan.Actions {
+		out[i] = audit.Action{
+			Cluster: a.Cluster, Verb: a.Verb, Resource: a.Resource.Path(), Subresource: a.Subresource,
+			Namespace: a.Namespace, Name: a.Name,
+		}
+		if ids != nil {
+			out[i].AuditID = ids[i]
+		}
+		if i < len(results) {
+			out[i].Code, out[i].UID, out[i].ResultVersion = results[i].Code, results[i].UID, results[i].ResourceVersion
+		}
+	}
+	return out
+}
+
+// recordError gives an error the type that a reader of the log can group by.
+func recordError(err error) *audit.Error {
+	kind := "internal"
+	var refused *APIError
+	var argument *tools.ArgumentError
+	switch {
+	case errors.As(err, &refused):
+		if kind = refused.Reason; kind == "" {
+			kind = "api"
+		}
+	case errors.As(err, &argument):
+		kind = "argument"
+	case errors.Is(err, ErrNotSent):
+		kind = "not_sent"
+	}
+	return &audit.Error{Type: kind, Message: audit.MaskText(err.Error())}
+}
+
+// LoginRefused records a caller who could not be authenticated. A flood of them
+// must not fill the log, so only so many a second become records; the others
+// are counted, and the next record says how many there were.
+func (g *Gate) LoginRefused(ctx context.Context, source audit.Source, why error) {
+	if !g.logins.limiter.Allow() {
+		g.logins.dropped.Add(1)
+		return
+	}
+	r := audit.Record{
+		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: audit.LoginRefused, Node: g.Node,
+		Source: &source, Outcome: audit.Denied, Error: &audit.Error{Type: "login", Message: audit.MaskText(why.Error())},
+	}
+	if n := g.logins.dropped.Swap(0); n > 0 {
+		r.Error.Message += fmt.Sprintf(" (and %d more since the last record of this kind)", n)
+	}
+	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing a refused login", "err", err)
+	}
+}
+
+// Refused records an authenticated caller's request that never became a call.
+func (g *Gate) Refused(ctx context.Context, p action.Principal, source audit.Source, why error) {
+	r := g.record(audit.CallRefused, "", p, "")
+	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "protocol", Message: audit.MaskText(why.Error())}
+	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing a refused request", "err", err)
+	}
+}

@@ -1,0 +1,184 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/policy"
+	"countersign/tools"
+)
+
+// Status is how a call stands when it is answered.
+type Status string
+
+// The statuses. Everything but Succeeded and Pending is an error to the agent.
+const (
+	Succeeded Status = "succeeded"
+	Pending   Status = "pending_approval"
+	StDenied  Status = "denied"
+	Failed    Status = "failed"
+	StUnknown Status = "unknown"
+)
+
+// Result is what the agent is told.
+type Result struct {
+	Status  Status `json:"status"`
+	Op      string `json:"op"`
+	Summary string `json:"summary,omitempty"`
+	// Rule names the policy rules that led to a denial or a question.
+	Rule     string           `json:"rule,omitempty"`
+	Reason   string           `json:"reason,omitempty"`
+	Approval *ApprovalSummary `json:"approval,omitempty"`
+	// NextStep tells a model what it can do now.
+	NextStep string `json:"next_step,omitempty"`
+	// Data is what a successful read found: text from the cluster, masked. It
+	// is data and must be shown as such.
+	Data string `json:"-"`
+}
+
+// Failed reports whether the call did not do what was asked and will not by itself.
+func (r Result) Failed() bool { return r.Status != Succeeded && r.Status != Pending }
+
+// ApprovalSummary is what the agent may know of the human part.
+type ApprovalSummary struct {
+	Approvers []string  `json:"approvers"`
+	Missing   int       `json:"missing"`
+	Expires   time.Time `json:"expires"`
+}
+
+func waitStep(op string) string {
+	return fmt.Sprintf("A person has to approve this. Call wait_for_operation with op %q; do not send the same call again. It runs by itself once approved.", op)
+}
+
+// malformed answers a call that cannot be understood, and records it.
+func (g *Gate) malformed(ctx context.Context, c *call, err error) Result {
+	r := g.record(audit.CallRefused, c.op, c.Principal, c.Session)
+	r.Source, r.Outcome, r.Error = &c.Source, audit.Denied, recordError(err)
+	r.Tool = &audit.Tool{Name: c.Tool}
+	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	return failed(c.op, err)
+}
+
+// deny answers what policy refuses, and records intent and decision.
+func (g *Gate) deny(ctx context.Context, c *call, d policy.Decision) Result {
+	entries := c.intent
+	if entries == nil && c.previews == nil {
+		entries = []Entry{g.intentEntry(c)} // refused before there was a plan
+	}
+	c.decision = d
+	op := g.newOperation(c, approvals.Denied)
+	entries = append(entries, g.decidedEntry(c.op, c.Principal, c.Session, d))
+	if err := g.Store.Commit(ctx, Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	return describe(op)
+}
+
+// refusedByCluster answers a preview that failed: the API server refuses what
+// was asked, or cannot be asked.
+func (g *Gate) refusedByCluster(ctx context.Context, c *call, err error) Result {
+	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, nil, nil, err, c.start)
+	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: []Entry{outcome}}); err != nil {
+		return g.unrecorded(c, err)
+	}
+	return failed(c.op, err)
+}
+
+// unrecorded answers when the log could not take what must be in it: nothing
+// is sent, and no result is given out.
+func (g *Gate) unrecorded(c *call, err error) Result {
+	g.Log.Error("storing a record", "op", c.op, "err", err)
+	return Result{
+		Status: Failed, Op: c.op,
+		Reason:   "the audit log cannot take a record, so nothing is done",
+		NextStep: "Tell the operators of Countersign; trying again will not help until they have mended it.",
+	}
+}
+
+// failed describes an error for the agent: the API server's own words are kept,
+// everything else only says what kind of thing went wrong.
+func failed(op string, err error) Result {
+	r := Result{Status: Failed, Op: op, NextStep: "Nothing was changed. Read the reason before trying again."}
+	var refused *APIError
+	var argument *tools.ArgumentError
+	switch {
+	case errors.As(err, &refused):
+		r.Reason = "the API server refused it: " + refused.Message
+	case errors.As(err, &argument):
+		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was sent to the cluster."
+	default:
+		r.Reason, r.NextStep = "the cluster could not be asked", "Try again in a moment; if it stays so, tell the operators of Countersign."
+		if errors.Is(err, context.DeadlineExceeded) {
+			r.Reason = "the cluster did not answer in time"
+		}
+	}
+	r.Reason = audit.MaskText(r.Reason)
+	return r
+}
+
+// describe tells an agent where an operation stands.
+func describe(op approvals.Operation) Result {
+	r := Result{Status: Status(strings.ToLower(string(op.State))), Op: op.ID, Rule: strings.Join(op.Rules, ", "), Reason: op.Reason}
+	switch op.State {
+	case approvals.PendingApproval:
+		r.Summary = "waits for approval: " + planSummary(op)
+		r.Approval = &ApprovalSummary{Approvers: approverSets(op), Missing: op.Missing(), Expires: op.Expires}
+		r.NextStep = waitStep(op.ID)
+	case approvals.Authorized, approvals.Executing:
+		r.Status, r.Summary = Pending, "approved and about to run: "+planSummary(op)
+		r.NextStep = fmt.Sprintf("Call wait_for_operation with op %q.", op.ID)
+	case approvals.Succeeded:
+		r.Rule, r.Reason = "", ""
+		if op.Plan.ReadOnly() {
+			r.Data = op.Result
+		} else {
+			r.Summary = op.Result
+		}
+	case approvals.Denied:
+		r.NextStep = "Do not try to reach the same by another way. Ask for something that policy allows, or tell the person you work for."
+	case approvals.Rejected:
+		r.NextStep = "An approver said no. Take the reason into account; do not send the same call again."
+	case approvals.Expired:
+		r.NextStep = "Nobody decided in time. Send the call again if it is still needed."
+	case approvals.Cancelled:
+		r.NextStep = "It was withdrawn. Nothing was changed."
+	case approvals.Stale:
+		r.NextStep = fmt.Sprintf("What would change is no longer what was approved, so approvers are asked again. Call wait_for_operation with op %q.", op.SupersededBy)
+	case approvals.Failed:
+		r.NextStep = "Nothing was changed. Read the reason before trying again."
+	case approvals.Partial:
+		r.Summary, r.NextStep = op.Result, "Some of it was done. Look at the live objects before going on."
+	case approvals.Unknown:
+		r.NextStep = "It is not known whether this took effect; the server is looking. Call get_operation with this op, and do not send the call again before you know."
+	case approvals.Reconciled:
+		r.Status, r.Summary = StUnknown, "after a break, the live object says: "+op.Evidence
+		if op.Evidence == Applied {
+			r.Status = Succeeded
+		}
+		r.NextStep = "Look at the live object before going on. The server does not run it again."
+	}
+	return r
+}
+
+func planSummary(op approvals.Operation) string {
+	lines := make([]string, len(op.Plan.Actions))
+	for i, a := range op.Plan.Actions {
+		lines[i] = a.String()
+	}
+	return strings.Join(lines, ", ")
+}
+
+func approverSets(op approvals.Operation) []string {
+	var sets []string
+	for _, r := range op.Requirements {
+		sets = append(sets, strings.Join(r.Approvers, " or "))
+	}
+	return sets
+}

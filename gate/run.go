@@ -1,0 +1,301 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/policy"
+)
+
+// Start takes up what an earlier run of the server left: operations that were
+// being executed become UNKNOWN and are looked into, approved ones are executed,
+// pending ones wait on. It must be called once, before the first Call.
+func (g *Gate) Start(ctx context.Context) error {
+	g.background, g.stop = context.WithCancel(context.Background())
+	g.slots = make(chan struct{}, maxExecutions)
+	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
+	open, err := g.Store.OpenOperations()
+	if err != nil {
+		return err
+	}
+	for _, op := range open {
+		switch op.State {
+		case approvals.PendingApproval:
+			g.expireLater(op)
+		case approvals.Authorized:
+			g.runLater(op.ID)
+		case approvals.Executing:
+			if op, err = g.lost(ctx, op); err != nil {
+				return err
+			}
+			fallthrough
+		case approvals.Unknown:
+			g.inBackground(func(ctx context.Context) { g.reconcile(ctx, op) })
+		}
+	}
+	return nil
+}
+
+// Stop refuses to begin anything new in the background and waits for what has
+// started, at most until ctx ends.
+func (g *Gate) Stop(ctx context.Context) {
+	g.stop()
+	done := make(chan struct{})
+	go func() {
+		g.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// inBackground runs one piece of work that outlives the call that led to it,
+// a bounded number at once.
+func (g *Gate) inBackground(f func(ctx context.Context)) {
+	g.work.Go(func() {
+		select {
+		case g.slots <- struct{}{}:
+			defer func() { <-g.slots }()
+			f(g.background)
+		case <-g.background.Done():
+		}
+	})
+}
+
+// lost records that a crash left the outcome of an operation open.
+func (g *Gate) lost(ctx context.Context, op approvals.Operation) (approvals.Operation, error) {
+	op, err := g.move(op, approvals.Unknown)
+	if err != nil {
+		return op, err
+	}
+	op.Reason = "the server stopped between sending the request and recording its outcome"
+	r := g.record(audit.ExecUnknown, op.ID, op.Principal, op.Session)
+	r.Outcome, r.Actions = audit.Unknown, recordActions(op.Plan, nil, nil)
+	r.Error = &audit.Error{Type: "interrupted", Message: op.Reason}
+	return op, g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}, Operations: []approvals.Operation{op}})
+}
+
+// retryEvery is how long to wait before asking a cluster again that could not answer.
+const retryEvery = 2 * time.Second
+
+// reconcile finds out what became of an operation of unknown outcome. It asks
+// until the cluster answers, and never sends the request again.
+func (g *Gate) reconcile(ctx context.Context, op approvals.Operation) {
+	all := make([]audit.Evidence, len(op.Plan.Actions))
+	for i, a := range op.Plan.Actions {
+		for {
+			var err error
+			if all[i], err = g.examine(ctx, op, a); err == nil {
+				break
+			}
+			g.Log.Warn("looking into an operation of unknown outcome", "op", op.ID, "err", audit.MaskText(err.Error()))
+			if !pause(ctx, retryEvery) {
+				return // still UNKNOWN; the next start takes it up
+			}
+		}
+	}
+	found := combine(all)
+	found.Detail = audit.MaskText(found.Detail)
+	_, err := g.update(ctx, op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		op, err := g.move(op, approvals.Reconciled)
+		op.Evidence = found.Result
+		op.Reason = found.Detail
+		r := g.record(audit.ExecReconciled, op.ID, op.Principal, op.Session)
+		r.Actions, r.Evidence = recordActions(op.Plan, nil, nil), &found
+		r.Outcome = map[string]string{Applied: audit.Success, NotApplied: audit.Failure, Undeterminable: audit.Unknown}[found.Result]
+		return op, []Entry{{Record: r}}, err
+	})
+	if err != nil {
+		g.Log.Error("recording a reconciliation", "op", op.ID, "err", err)
+		return
+	}
+	g.Log.Warn("operation of unknown outcome reconciled", "op", op.ID, "result", found.Result)
+}
+
+func (g *Gate) runLater(id string) {
+	g.inBackground(func(ctx context.Context) { g.run(ctx, id) })
+}
+
+// run executes an approved operation, after looking again at everything that
+// may have changed since it was approved.
+func (g *Gate) run(ctx context.Context, id string) {
+	for {
+		op, err := g.Store.Operation(id)
+		if err != nil || op.State != approvals.Authorized {
+			return // cancelled, or another replica has it
+		}
+		again, err := g.attempt(ctx, op)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrConflict) {
+			g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
+		}
+		if !again || !pause(ctx, retryEvery) {
+			return // still AUTHORIZED; the next start takes it up
+		}
+	}
+}
+
+// attempt is step 8 of the gate's order. It reports whether to try again after
+// an error.
+func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool, err error) {
+	if !g.Now().Before(op.Expires) {
+		return false, g.end(ctx, op, approvals.Expired, "approved, but too late to be started")
+	}
+	principal := op.Principal
+	if now, ok := g.seen.Load(principal.Key()); ok {
+		principal = now.(action.Principal)
+	}
+	tool := g.find(op.Tool)
+	if tool == nil {
+		return false, g.end(ctx, op, approvals.Denied, "this server no longer has the tool "+op.Tool)
+	}
+	if refusal, could := g.Policy().Could(&principal, op.Tool, tool.Scopes); !could {
+		return false, g.endDenied(ctx, op, refusal)
+	}
+	previews, err := g.preview(ctx, op.ID, op.Plan)
+	var refused *APIError
+	if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && refused.Code != http.StatusTooManyRequests {
+		return false, g.end(ctx, op, approvals.Stale, "the API server now refuses it: "+refused.Message)
+	}
+	if err != nil {
+		return true, err
+	}
+	decision := g.decide(&principal, op.Plan, op.Args, previews)
+	if decision.Effect != policy.Allow && decision.Effect != policy.RequireApproval {
+		return false, g.endDenied(ctx, op, decision)
+	}
+	fresh, err := g.question(op, decision, previews)
+	if err != nil {
+		return false, err
+	}
+	if fresh.PreviewDigest != op.PreviewDigest {
+		return false, g.askAgain(ctx, op, fresh, "what would change is no longer what was approved")
+	}
+	if fresh.Missing() > 0 {
+		return false, g.askAgain(ctx, op, fresh, "policy now asks for more than was given")
+	}
+	if op, err = g.move(op, approvals.Executing); err != nil {
+		return false, err
+	}
+	ids := newAuditIDs(op.ID, len(op.Plan.Actions))
+	started := g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)
+	for i, p := range previews {
+		started.Record.Actions[i].UID, started.Record.Actions[i].ResourceVersion = p.UID(), p.ResourceVersion()
+	}
+	started.Record.Policy = &audit.Policy{Digest: g.Policy().Digest(), Decision: string(decision.Effect), Rules: decision.Rules, Reason: decision.Reason}
+	started.Record.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
+	// Of two replicas, clicks or retries exactly one commits this.
+	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
+		return errors.Is(err, ErrConflict), err
+	}
+	g.finish(context.WithoutCancel(ctx), op, ids, previews)
+	return false, nil
+}
+
+// end closes an approved operation that will not be executed.
+func (g *Gate) end(ctx context.Context, op approvals.Operation, state approvals.State, reason string, more ...Entry) error {
+	op, err := g.move(op, state)
+	if err != nil {
+		return err
+	}
+	op.Reason = audit.MaskText(reason)
+	entries := append(more, g.approvalEntry(audit.ApprovalDecided, op))
+	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+		return err
+	}
+	g.bell.ring(op.ID)
+	return nil
+}
+
+func (g *Gate) endDenied(ctx context.Context, op approvals.Operation, d policy.Decision) error {
+	op.Rules = d.Rules
+	return g.end(ctx, op, approvals.Denied, d.Reason, g.decidedEntry(op.ID, op.Principal, op.Session, d))
+}
+
+// askAgain makes an approved operation STALE and asks the same anew, with what
+// would change now, in one commit.
+func (g *Gate) askAgain(ctx context.Context, op, fresh approvals.Operation, reason string) error {
+	fresh.ID, fresh.State, fresh.Revision = newID(), approvals.PendingApproval, 1
+	fresh.Votes, fresh.Supersedes = nil, op.ID
+	fresh.Created, fresh.Updated = g.Now(), g.Now()
+	stale, err := g.move(op, approvals.Stale)
+	if err != nil {
+		return err
+	}
+	stale.Reason, stale.SupersededBy = reason, fresh.ID
+	err = g.Store.Commit(context.WithoutCancel(ctx), Batch{
+		Entries:    []Entry{g.approvalEntry(audit.ApprovalDecided, stale), g.requestedEntry(fresh)},
+		Operations: []approvals.Operation{stale, fresh},
+		Question:   &Question{Key: questionKey(op.Principal, op.PlanDigest), Op: fresh.ID, Was: op.ID},
+	})
+	if err != nil {
+		return err
+	}
+	g.bell.ring(op.ID)
+	g.expireLater(fresh)
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// bell tells waiting calls that an operation has changed.
+type bell struct {
+	mu    sync.Mutex
+	waits map[string]*listeners
+}
+
+type listeners struct {
+	changed chan struct{}
+	count   int
+}
+
+// listen returns a channel that is closed at the operation's next change, and
+// a function to call when nobody listens any more.
+func (b *bell) listen(id string) (<-chan struct{}, func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waits == nil {
+		b.waits = map[string]*listeners{}
+	}
+	l := b.waits[id]
+	if l == nil {
+		l = &listeners{changed: make(chan struct{})}
+		b.waits[id] = l
+	}
+	l.count++
+	return l.changed, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if l.count--; l.count == 0 && b.waits[id] == l {
+			delete(b.waits, id)
+		}
+	}
+}
+
+func (b *bell) ring(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := b.waits[id]; l != nil {
+		close(l.changed)
+		delete(b.waits, id)
+	}
+}

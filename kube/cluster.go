@@ -1,0 +1,238 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"countersign/action"
+	"countersign/tools"
+)
+
+// Config names one cluster and where the server's credential for it is.
+type Config struct {
+	Name string
+	// Kubeconfig is a file; empty means the in-cluster credential.
+	Kubeconfig string
+	// Context is the kubeconfig's context; empty means its current one.
+	Context string
+}
+
+// Clusters are the clusters that the server governs. It implements gate.Cluster.
+type Clusters struct {
+	byName map[string]*cluster
+}
+
+type cluster struct {
+	name   string
+	client *rest.RESTClient
+
+	discovery discovery.CachedDiscoveryInterface
+	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	shortcuts meta.RESTMapper
+
+	mu        sync.Mutex
+	refreshed time.Time
+}
+
+// refreshEvery is how soon a kind that is not known may make the server ask
+// the cluster again what it serves; a caller that invents kinds must not be
+// able to cause more.
+const refreshEvery = 10 * time.Second
+
+// New prepares the clients. It sends nothing: a cluster that is down now can
+// be up when it is needed.
+func New(configs []Config, userAgent string) (*Clusters, error) {
+	c := &Clusters{byName: map[string]*cluster{}}
+	for _, config := range configs {
+		one, err := newCluster(config, userAgent)
+		if err != nil {
+			return nil, fmt.Errorf("preparing cluster %s: %w", config.Name, err)
+		}
+		c.byName[config.Name] = one
+	}
+	return c, nil
+}
+
+func newCluster(config Config, userAgent string) (*cluster, error) {
+	restConfig, err := load(config)
+	if err != nil {
+		return nil, err
+	}
+	restConfig.UserAgent = userAgent
+	restConfig.QPS = -1 // policy limits callers; the API server limits us
+	restConfig.WarningHandler = rest.NoWarnings{}
+	restConfig = dynamic.ConfigFor(restConfig)
+	restConfig.GroupVersion = &schema.GroupVersion{}
+	// One client, and so one pool of connections, for everything.
+	httpClient, err := rest.HTTPClientFor(restConfig)
+	if err != nil {
+		return nil, err
+	}
+	client, err := rest.UnversionedRESTClientForConfigAndClient(restConfig, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	discoveryClient, err := discovery.NewDiscoveryClientForConfigAndClient(restConfig, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	cached := memory.NewMemCacheClient(discoveryClient)
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
+	return &cluster{
+		name: config.Name, client: client, discovery: cached, mapper: mapper,
+		shortcuts: restmapper.NewShortcutExpander(mapper, cached, nil),
+	}, nil
+}
+
+func load(config Config) (*rest.Config, error) {
+	if config.Kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: config.Kubeconfig},
+		&clientcmd.ConfigOverrides{CurrentContext: config.Context},
+	).ClientConfig()
+}
+
+func (c *Clusters) get(name string) (*cluster, error) {
+	one, ok := c.byName[name]
+	if !ok {
+		return nil, fmt.Errorf("there is no cluster %q", name)
+	}
+	return one, nil
+}
+
+// Warm asks every cluster what it serves, so that the first call need not.
+func (c *Clusters) Warm(ctx context.Context) map[string]error {
+	failed := map[string]error{}
+	for name, one := range c.byName {
+		if _, err := one.shortcuts.ResourceFor(schema.GroupVersionResource{Resource: "pods"}); err != nil {
+			failed[name] = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return failed
+}
+
+// Resolve implements tools.Resolver. What the cluster serves is kept in memory
+// and asked again when a kind is not found.
+func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind string) (action.Resource, error) {
+	one, err := c.get(clusterName)
+	if err != nil {
+		return action.Resource{}, err
+	}
+	resource, err := one.resolve(apiVersion, kind)
+	if meta.IsNoMatchError(err) && one.mayRefresh() {
+		one.mapper.Reset()
+		resource, err = one.resolve(apiVersion, kind)
+	}
+	if meta.IsNoMatchError(err) {
+		name := strings.TrimSpace(apiVersion + " " + kind)
+		if near := one.near(kind); len(near) > 0 {
+			return resource, tools.BadArgument("cluster %s serves no kind %q; near it are %s", clusterName, name, strings.Join(near, ", "))
+		}
+		return resource, tools.BadArgument("cluster %s serves no kind %q", clusterName, name)
+	}
+	if err != nil {
+		return resource, fmt.Errorf("asking cluster %s what it serves: %w", clusterName, apiError(err))
+	}
+	return resource, ctx.Err()
+}
+
+func (c *cluster) mayRefresh() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.refreshed) < refreshEvery {
+		return false
+	}
+	c.refreshed = time.Now()
+	return true
+}
+
+func (c *cluster) resolve(apiVersion, kind string) (action.Resource, error) {
+	var mapping *meta.RESTMapping
+	if apiVersion != "" {
+		version, err := schema.ParseGroupVersion(apiVersion)
+		if err != nil {
+			return action.Resource{}, &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: kind}}
+		}
+		if mapping, err = c.mapper.RESTMapping(schema.GroupKind{Group: version.Group, Kind: kind}, version.Version); err != nil {
+			return action.Resource{}, err
+		}
+	} else {
+		full, partial := schema.ParseResourceArg(strings.ToLower(kind))
+		var gvk schema.GroupVersionKind
+		var err error
+		if full != nil {
+			gvk, err = c.shortcuts.KindFor(*full)
+		}
+		if full == nil || err != nil {
+			if gvk, err = c.shortcuts.KindFor(partial.WithVersion("")); err != nil {
+				return action.Resource{}, err
+			}
+		}
+		if mapping, err = c.mapper.RESTMapping(gvk.GroupKind()); err != nil {
+			return action.Resource{}, err
+		}
+	}
+	return action.Resource{
+		Group: mapping.Resource.Group, Version: mapping.Resource.Version, Resource: mapping.Resource.Resource,
+		Kind: mapping.GroupVersionKind.Kind, Namespaced: mapping.Scope.Name() == meta.RESTScopeNameNamespace,
+	}, nil
+}
+
+// near finds served resources whose name is like the one that is not served.
+func (c *cluster) near(kind string) []string {
+	kind, _, _ = strings.Cut(strings.ToLower(kind), ".")
+	_, lists, _ := c.discovery.ServerGroupsAndResources() // partial results will do
+	var near []string
+	for _, list := range lists {
+		group, _, _ := strings.Cut(list.GroupVersion, "/")
+		if !strings.Contains(list.GroupVersion, "/") {
+			group = ""
+		}
+		for _, r := range list.APIResources {
+			name := action.Resource{Group: group, Resource: r.Name}.GroupResource()
+			if !strings.Contains(r.Name, "/") && alike(r.Name, kind) && !slices.Contains(near, name) {
+				near = append(near, name)
+			}
+		}
+	}
+	return near[:min(len(near), 5)]
+}
+
+func alike(a, b string) bool {
+	const prefix = 4
+	return strings.Contains(a, b) || strings.Contains(b, strings.TrimSuffix(a, "s")) ||
+		len(a) >= prefix && len(b) >= prefix && a[:prefix] == b[:prefix]
+}
+
+// Ready asks every cluster's API server whether it is ready.
+func (c *Clusters) Ready(ctx context.Context) map[string]error {
+	answers := map[string]error{}
+	for name, one := range c.byName {
+		var code int
+		err := one.client.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).StatusCode(&code).Error()
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("not ready: %d", code)
+		}
+		answers[name] = err
+	}
+	return answers
+}

@@ -1,0 +1,7 @@
+// Package kube sends Actions to the API servers with the credential that only
+// the server holds, and asks them what an Action would do.
+//
+// It is the only room that imports client-go. It decides nothing: what is sent,
+// when and whether is gate's business. Every request carries the Audit-ID that
+// gate gives it.
+package kube

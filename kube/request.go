@@ -1,0 +1,223 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	kjson "sigs.k8s.io/json"
+
+	"countersign/action"
+	"countersign/gate"
+)
+
+// headerAuditID is the header that the API server takes its own audit id from
+// (k8s.io/apiserver/pkg/apis/audit).
+const headerAuditID = "Audit-ID"
+
+// tableAccept asks for a server-side table and nothing else (Kubernetes API
+// Concepts, "Receiving resources as Tables").
+const tableAccept = "application/json;as=Table;v=v1;g=meta.k8s.io"
+
+// Execute implements gate.Cluster.
+func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID, uid string) (gate.Response, error) {
+	one, err := c.get(a.Cluster)
+	if err != nil {
+		return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	response, err := one.send(ctx, a, auditID, uid, false)
+	if err != nil || a.ReadOnly() {
+		return response, err
+	}
+	var object struct {
+		Metadata struct {
+			UID             string `json:"uid"`
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+		Details struct {
+			UID string `json:"uid"`
+		} `json:"details"` // of the Status that a deletion may answer with
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(response.Body, &object); err == nil {
+		response.UID, response.ResourceVersion = object.Metadata.UID, object.Metadata.ResourceVersion
+		if response.UID == "" {
+			response.UID = object.Details.UID
+		}
+	}
+	return response, nil
+}
+
+// Preview implements gate.Cluster: the live object first, then the same
+// request as a dry run.
+func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error) {
+	one, err := c.get(a.Cluster)
+	if err != nil {
+		return action.Preview{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	get := action.Action{Cluster: a.Cluster, Verb: action.Get, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name}
+	live, err := one.object(ctx, get, auditID(), false)
+	var refused *gate.APIError
+	if errors.As(err, &refused) && refused.Code == 404 && a.Options.PatchType == action.ApplyPatch {
+		live, err = nil, nil // an apply creates what is missing
+	}
+	if err != nil {
+		return action.Preview{}, err
+	}
+	result, err := one.object(ctx, a, auditID(), true)
+	if err != nil {
+		return action.Preview{}, err
+	}
+	if a.Verb == action.Delete {
+		result = nil // what came back is the object that would go, or a Status
+	}
+	return action.NewPreview(live, result), nil
+}
+
+func (c *cluster) object(ctx context.Context, a action.Action, auditID string, dryRun bool) (map[string]any, error) {
+	response, err := c.send(ctx, a, auditID, "", dryRun)
+	if err != nil {
+		return nil, err
+	}
+	var object map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(response.Body, &object); err != nil {
+		return nil, fmt.Errorf("reading the API server's answer to %s: %w", a, err)
+	}
+	if meta, ok := object["metadata"].(map[string]any); ok {
+		delete(meta, "managedFields") // large, and nobody decides on it
+	}
+	return object, nil
+}
+
+// send sends one request. A body is sent for every verb that has one, and a
+// dry run differs from the real request in nothing but dryRun=All.
+func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string, dryRun bool) (gate.Response, error) {
+	var req *rest.Request
+	switch a.Verb {
+	case action.Get, action.List:
+		req = c.client.Get()
+	case action.Create:
+		req = c.client.Post()
+	case action.Patch:
+		req = c.client.Patch(types.PatchType(a.Options.PatchType))
+	case action.Delete:
+		req = c.client.Delete()
+	default:
+		return gate.Response{}, fmt.Errorf("%w: this server cannot send the verb %q", gate.ErrNotSent, a.Verb)
+	}
+	req = req.AbsPath(path(a)...).SetHeader(headerAuditID, auditID)
+	switch {
+	case a.Verb == action.Delete:
+		options := metav1.DeleteOptions{GracePeriodSeconds: a.Options.GracePeriodSeconds}
+		options.APIVersion, options.Kind = "v1", "DeleteOptions"
+		if p := metav1.DeletionPropagation(a.Options.PropagationPolicy); p != "" {
+			options.PropagationPolicy = &p
+		}
+		if uid != "" {
+			options.Preconditions = metav1.NewUIDPreconditions(uid)
+		}
+		if dryRun {
+			options.DryRun = []string{metav1.DryRunAll}
+		}
+		body, err := action.Canonical(options)
+		if err != nil {
+			return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+		}
+		req = req.SetHeader("Content-Type", "application/json").Body(body)
+	case a.Body != nil:
+		body, err := action.Canonical(a.Body)
+		if err != nil {
+			return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+		}
+		req = req.Body(body).Param("fieldValidation", metav1.FieldValidationStrict)
+		if dryRun {
+			req = req.Param("dryRun", metav1.DryRunAll)
+		}
+	}
+	req = parameters(req, a)
+	result := req.Do(ctx)
+	var response gate.Response
+	result.StatusCode(&response.Code)
+	if err := result.Error(); err != nil {
+		return response, apiError(err)
+	}
+	response.Body, _ = result.Raw()
+	return response, nil
+}
+
+// path is the request's URL path. Every segment has been checked to be one.
+func path(a action.Action) []string {
+	segments := []string{"/apis", a.Resource.Group, a.Resource.Version}
+	if a.Resource.Group == "" {
+		segments = []string{"/api", a.Resource.Version}
+	}
+	if a.Namespace != "" {
+		segments = append(segments, "namespaces", a.Namespace)
+	}
+	segments = append(segments, a.Resource.Resource)
+	if a.Name != "" {
+		segments = append(segments, a.Name)
+	}
+	if a.Subresource != "" {
+		segments = append(segments, a.Subresource)
+	}
+	return segments
+}
+
+func parameters(req *rest.Request, a action.Action) *rest.Request {
+	o := a.Options
+	text := map[string]string{
+		"fieldManager": o.FieldManager, "labelSelector": o.LabelSelector, "fieldSelector": o.FieldSelector,
+		"continue": o.Continue, "container": o.Container,
+	}
+	for name, value := range text {
+		if value != "" {
+			req = req.Param(name, value)
+		}
+	}
+	numbers := map[string]int64{"limit": o.Limit, "tailLines": o.TailLines, "sinceSeconds": o.SinceSeconds, "limitBytes": o.LimitBytes}
+	for name, value := range numbers {
+		if value != 0 {
+			req = req.Param(name, strconv.FormatInt(value, 10))
+		}
+	}
+	if o.Force {
+		req = req.Param("force", "true")
+	}
+	if o.Previous {
+		req = req.Param("previous", "true")
+	}
+	if o.Table {
+		include := metav1.IncludeNone
+		if a.Resource.Namespaced && a.Namespace == "" {
+			include = metav1.IncludeMetadata // the rows have to say which namespace they are of
+		}
+		req = req.SetHeader("Accept", tableAccept).Param("includeObject", string(include))
+	}
+	return req
+}
+
+// apiError tells gate what kind of failure it was: the API server's own refusal,
+// a request that never left, or one of which nothing is known.
+func apiError(err error) error {
+	if err == nil {
+		return nil
+	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		s := status.Status()
+		return &gate.APIError{Code: int(s.Code), Reason: string(s.Reason), Message: s.Message}
+	}
+	var operation *net.OpError
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &operation) && operation.Op == "dial" || errors.As(err, &certificate) {
+		return fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+// Package strictyaml reads the YAML files that people write for Countersign,
+// configuration and policy: unknown keys, duplicate keys and values of the
+// wrong type are errors, all are reported at once, and each with its line.
+//
+// It owns reading and line numbers. What a value may be is the business of the
+// room that declares the struct. Manifests are not read here: they are read as
+// the API server would read them.
+package strictyaml
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// MaxBytes bounds one file. People do not write more; a decoder should not be
+// asked to look.
+const MaxBytes = 1 << 20
+
+// Problem is one mistake in a file.
+type Problem struct {
+	File string
+	Line int // 0 when the mistake has no line, as with an empty file
+	Text string
+}
+
+// Error reads "FILE:LINE: TEXT".
+func (p Problem) Error() string {
+	if p.Line == 0 {
+		return p.File + ": " + p.Text
+	}
+	return p.File + ":" + strconv.Itoa(p.Line) + ": " + p.Text
+}
+
+// Problems are all the mistakes of a file or of several, one a line.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, problem := range p {
+		lines[i] = problem.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// OrNil is the error to return: nil when there is no problem.
+func (p Problems) OrNil() error {
+	if len(p) == 0 {
+		return nil
+	}
+	return p
+}
+
+// Document is one decoded YAML document; it remembers where its values stood.
+type Document struct {
+	File string
+	node yaml.Node
+}
+
+// Problem makes a Problem at the value that path leads to: strings are keys,
+// ints are list indexes. Where the value is absent, the line is that of the
+// nearest part of the path that is there.
+func (d *Document) Problem(path []any, format string, args ...any) Problem {
+	node, line := &d.node, d.node.Line
+	if node.Kind == yaml.DocumentNode && len(node.Content) == 1 {
+		node = node.Content[0]
+	}
+	for _, step := range path {
+		next, at := child(node, step)
+		if next == nil {
+			break
+		}
+		node, line = next, at
+	}
+	return Problem{File: d.File, Line: line, Text: fmt.Sprintf(format, args...)}
+}
+
+func child(node *yaml.Node, step any) (*yaml.Node, int) {
+	if node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	switch step := step.(type) {
+	case string:
+		if node.Kind != yaml.MappingNode {
+			return nil, 0
+		}
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == step {
+				return node.Content[i+1], node.Content[i].Line
+			}
+		}
+	case int:
+		if node.Kind == yaml.SequenceNode && step < len(node.Content) {
+			return node.Content[step], node.Content[step].Line
+		}
+	}
+	return nil, 0
+}
+
+// Decode reads every document of a file. newValue gives a fresh pointer to
+// decode each into. The error is Problems.
+func Decode(file string, data []byte, newValue func() any) ([]*Document, error) {
+	if len(data) > MaxBytes {
+		return nil, Problems{{File: file, Text: fmt.Sprintf("is %d bytes; %d is the most that is read", len(data), MaxBytes)}}
+	}
+	values := yaml.NewDecoder(bytes.NewReader(data))
+	values.KnownFields(true)
+	nodes := yaml.NewDecoder(bytes.NewReader(data))
+	var documents []*Document
+	var problems Problems
+	for {
+		document := &Document{File: file}
+		if err := nodes.Decode(&document.node); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, append(problems, translate(file, err)...)
+		}
+		if err := values.Decode(newValue()); err != nil {
+			problems = append(problems, translate(file, err)...)
+			var typeError *yaml.TypeError
+			if !errors.As(err, &typeError) {
+				return nil, problems // the decoder cannot go on after a syntax error
+			}
+		}
+		documents = append(documents, document)
+	}
+	if len(documents) == 0 {
+		problems = append(problems, Problem{File: file, Text: "is empty"})
+	}
+	return documents, problems.OrNil()
+}
+
+var (
+	atLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+	unknown   = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
+	wrongType = regexp.MustCompile("^cannot unmarshal !!(\\w+) (?:`(.*)` )?into (\\S+)$")
+	words     = map[string]string{"str": "text", "int": "a number", "seq": "a list", "map": "a mapping", "bool": "true or false", "float": "a number"}
+)
+
+// translate turns the YAML library's errors, which name Go types, into words
+// for the person who wrote the file.
+func translate(file string, err error) Problems {
+	texts := []string{err.Error()}
+	var typeError *yaml.TypeError
+	if errors.As(err, &typeError) {
+		texts = typeError.Errors
+	}
+	var problems Problems
+	for _, text := range texts {
+		p := Problem{File: file, Text: strings.TrimPrefix(text, "yaml: ")}
+		if m := atLine.FindStringSubmatch(text); m != nil {
+			p.Line, _ = strconv.Atoi(m[1])
+			p.Text = m[2]
+		}
+		if m := unknown.FindStringSubmatch(p.Text); m != nil {
+			p.Text = fmt.Sprintf("unknown key %q", m[1])
+		} else if m := wrongType.FindStringSubmatch(p.Text); m != nil {
+			p.Text = fmt.Sprintf("%s where %s is expected", found(m[1], m[2]), expected(m[3]))
+		}
+		problems = append(problems, p)
+	}
+	return problems
+}
+
+func found(tag, value string) string {
+	if value != "" {
+		return strconv.Quote(value)
+	}
+	if word := words[tag]; word != "" {
+		return word
+	}
+	return tag
+}
+
+func expected(goType string) string {
+	switch {
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case strings.HasPrefix(goType, "map["), strings.Contains(goType, "."):
+		if goType == "time.Duration" {
+			return `a duration such as "45s"`
+		}
+		return "a mapping"
+	case strings.HasPrefix(goType, "int"), strings.HasPrefix(goType, "uint"):
+		return "a whole number"
+	case goType == "bool":
+		return "true or false"
+	}
+	return "text"
+}

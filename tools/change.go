@@ -1,0 +1,269 @@
+package tools
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/util/validation"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"countersign/action"
+)
+
+const (
+	// FieldManager owns the fields that apply_manifest sets
+	// (Kubernetes, Server-Side Apply, "Field management").
+	FieldManager = "countersign"
+	// maxManifest is what the API server's own store takes of one object, rounded down.
+	maxManifest = 1 << 20
+	// maxObjects bounds what one call may touch.
+	maxObjects = 50
+	maxReason  = 500
+)
+
+var reasonLimit = maxReason
+
+func limitReason(s *jsonschema.Schema) {
+	s.Properties["reason"].MaxLength = &reasonLimit
+}
+
+type applyManifestInput struct {
+	Manifest  string `json:"manifest" jsonschema:"YAML or JSON, one or several documents, at most 1 MiB"`
+	Namespace string `json:"namespace,omitempty" jsonschema:"for objects that name none"`
+	Force     bool   `json:"force,omitempty" jsonschema:"take over fields that another manager owns"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+}
+
+func applyManifest() *Tool {
+	return define(Tool{
+		Name:        "apply_manifest",
+		Title:       "Apply a manifest",
+		Description: "Creates or changes objects by server-side apply. Several documents are applied in order; the first error stops.",
+		Scopes:      []action.Scope{{Verbs: []string{action.Create, action.Patch}}},
+	}, limitReason, func(ctx context.Context, r Resolver, cluster string, in applyManifestInput) (Call, error) {
+		objects, err := parseManifest(in.Manifest)
+		if err != nil {
+			return Call{}, err
+		}
+		call := Call{Reason: in.Reason}
+		for i, object := range objects {
+			a, err := applyAction(ctx, r, cluster, in, object)
+			if err != nil {
+				return Call{}, fmt.Errorf("manifest, object %d: %w", i+1, err)
+			}
+			call.Plan.Actions = append(call.Plan.Actions, a)
+		}
+		return call, nil
+	}, renderChange("applied"))
+}
+
+func applyAction(ctx context.Context, r Resolver, cluster string, in applyManifestInput, object map[string]any) (action.Action, error) {
+	apiVersion, _ := object["apiVersion"].(string)
+	kind, _ := object["kind"].(string)
+	if apiVersion == "" || kind == "" {
+		return action.Action{}, BadArgument("apiVersion and kind are needed")
+	}
+	resource, err := r.Resolve(ctx, cluster, apiVersion, kind)
+	if err != nil {
+		return action.Action{}, err
+	}
+	meta, ok := object["metadata"].(map[string]any)
+	if !ok {
+		return action.Action{}, BadArgument("metadata.name is needed")
+	}
+	if _, found := meta["managedFields"]; found {
+		return action.Action{}, BadArgument("metadata.managedFields cannot be applied: leave it out")
+	}
+	name, ok := meta["name"].(string)
+	if !ok || name == "" {
+		return action.Action{}, BadArgument("metadata.name is needed; generateName cannot be applied")
+	}
+	var namespace string
+	if value, found := meta["namespace"]; found {
+		if namespace, ok = value.(string); !ok {
+			return action.Action{}, BadArgument("metadata.namespace is not text")
+		}
+	}
+	switch {
+	case !resource.Namespaced && namespace != "":
+		return action.Action{}, BadArgument("%s %s does not live in a namespace, but the manifest names %q", kind, name, namespace)
+	case resource.Namespaced && namespace != "" && in.Namespace != "" && namespace != in.Namespace:
+		return action.Action{}, BadArgument("the manifest says namespace %q and the argument says %q: make them agree", namespace, in.Namespace)
+	case resource.Namespaced && namespace == "":
+		if namespace = in.Namespace; namespace == "" {
+			return action.Action{}, BadArgument("%s %s needs a namespace: write it in the manifest or give the namespace argument", kind, name)
+		}
+		meta["namespace"] = namespace
+	}
+	a := action.Action{
+		Verb: action.Patch, Resource: resource, Namespace: namespace, Name: name, Body: object,
+		Options: action.Options{PatchType: action.ApplyPatch, FieldManager: FieldManager, Force: in.Force},
+	}
+	return a, checkTarget(a)
+}
+
+// parseManifest reads a manifest as the API server would: YAML 1.1 scalars,
+// duplicate keys refused. Lists are taken apart into single objects.
+func parseManifest(text string) ([]map[string]any, error) {
+	if len(text) > maxManifest {
+		return nil, BadArgument("the manifest is %d bytes; %d is the most that is taken: apply the objects in several calls", len(text), maxManifest)
+	}
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+	var objects []map[string]any
+	for n := 1; ; n++ {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, BadArgument("manifest, document %d: %v", n, err)
+		}
+		if len(bytes.TrimSpace(document)) == 0 {
+			continue
+		}
+		data, err := yaml.YAMLToJSONStrict(document)
+		if err != nil {
+			return nil, BadArgument("manifest, document %d does not parse: %v", n, err)
+		}
+		if len(data) > 4*maxManifest {
+			return nil, BadArgument("manifest, document %d unfolds to %d bytes: write it without so many aliases", n, len(data))
+		}
+		var value any
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &value); err != nil {
+			return nil, BadArgument("manifest, document %d does not parse: %v", n, err)
+		}
+		if value == nil {
+			continue // only comments
+		}
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil, BadArgument("manifest, document %d is not an object", n)
+		}
+		if objects, err = flatten(objects, object, 0); err != nil {
+			return nil, BadArgument("manifest, document %d: %v", n, err)
+		}
+		if len(objects) > maxObjects {
+			return nil, BadArgument("the manifest holds more than %d objects: apply them in several calls", maxObjects)
+		}
+	}
+	if len(objects) == 0 {
+		return nil, BadArgument("the manifest holds no object")
+	}
+	return objects, nil
+}
+
+func flatten(objects []map[string]any, object map[string]any, depth int) ([]map[string]any, error) {
+	items, isList := object["items"].([]any)
+	if kind, _ := object["kind"].(string); !isList || !strings.HasSuffix(kind, "List") {
+		return append(objects, object), nil
+	}
+	if depth > 3 {
+		return nil, errors.New("lists within lists within lists: write the objects one after the other")
+	}
+	for _, item := range items {
+		object, ok := item.(map[string]any)
+		if !ok {
+			return nil, errors.New("a list holds something that is not an object")
+		}
+		var err error
+		if objects, err = flatten(objects, object, depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return objects, nil
+}
+
+type scaleDeploymentInput struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Replicas  int64  `json:"replicas"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+}
+
+func scaleDeployment() *Tool {
+	return define(Tool{
+		Name:        "scale_deployment",
+		Title:       "Scale a Deployment",
+		Description: "Sets how many replicas a Deployment has.",
+		Scopes:      []action.Scope{{Verbs: []string{action.Patch}, Resource: "deployments.apps", Subresource: "scale"}},
+	}, func(s *jsonschema.Schema) {
+		between(s, "replicas", 0, 10000)
+		limitReason(s)
+	}, func(_ context.Context, _ Resolver, _ string, in scaleDeploymentInput) (Call, error) {
+		a := action.Action{
+			Verb:        action.Patch,
+			Resource:    action.Resource{Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
+			Subresource: "scale", Namespace: in.Namespace, Name: in.Name,
+			Body:    map[string]any{"spec": map[string]any{"replicas": in.Replicas}},
+			Options: action.Options{PatchType: action.MergePatch, FieldManager: FieldManager},
+		}
+		return Call{Plan: action.Plan{Actions: []action.Action{a}}, Reason: in.Reason}, checkTarget(a)
+	}, renderChange("scaled"))
+}
+
+type deleteResourceInput struct {
+	Kind               string `json:"kind" jsonschema:"kind, plural or short name"`
+	Name               string `json:"name"`
+	Namespace          string `json:"namespace,omitempty"`
+	Propagation        string `json:"propagation,omitempty" jsonschema:"what happens to dependents (default Background)"`
+	GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" jsonschema:"0 deletes at once"`
+	Reason             string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+}
+
+func deleteResource() *Tool {
+	return define(Tool{
+		Name:        "delete_resource",
+		Title:       "Delete one resource",
+		Description: "Deletes one object by name.",
+		Scopes:      []action.Scope{{Verbs: []string{action.Delete}}},
+	}, func(s *jsonschema.Schema) {
+		s.Properties["propagation"].Enum = []any{"Background", "Foreground", "Orphan"}
+		s.Properties["grace_period_seconds"].Types, s.Properties["grace_period_seconds"].Type = nil, "integer"
+		between(s, "grace_period_seconds", 0, 3600)
+		limitReason(s)
+	}, func(ctx context.Context, r Resolver, cluster string, in deleteResourceInput) (Call, error) {
+		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
+		if err != nil {
+			return Call{}, err
+		}
+		if in.Propagation == "" {
+			in.Propagation = "Background"
+		}
+		a := action.Action{
+			Verb: action.Delete, Resource: resource, Namespace: in.Namespace, Name: in.Name,
+			Options: action.Options{PropagationPolicy: in.Propagation, GracePeriodSeconds: in.GracePeriodSeconds},
+		}
+		return Call{Plan: action.Plan{Actions: []action.Action{a}}, Reason: in.Reason}, checkTarget(a)
+	}, renderChange("deleted"))
+}
+
+// checkTarget refuses a name or namespace that the API server would refuse, or
+// that would make another path of the request's URL, before policy sees it.
+func checkTarget(a action.Action) error {
+	switch {
+	case a.Resource.Namespaced && a.Namespace == "":
+		return BadArgument("%s live in namespaces: give namespace", a.Resource.GroupResource())
+	case !a.Resource.Namespaced && a.Namespace != "":
+		return BadArgument("%s do not live in namespaces: leave namespace out", a.Resource.GroupResource())
+	case a.Name == "":
+		return BadArgument("name is empty")
+	}
+	if wrong := content.IsPathSegmentName(a.Name); len(wrong) > 0 {
+		return BadArgument("name %q %s", a.Name, strings.Join(wrong, ", "))
+	}
+	if a.Namespace != "" {
+		if wrong := validation.IsDNS1123Label(a.Namespace); len(wrong) > 0 {
+			return BadArgument("namespace %q: %s", a.Namespace, strings.Join(wrong, ", "))
+		}
+	}
+	return nil
+}

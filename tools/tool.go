@@ -1,0 +1,257 @@
+package tools
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"k8s.io/apimachinery/pkg/runtime"
+	kjson "sigs.k8s.io/json"
+
+	"countersign/action"
+)
+
+// Resolver turns what people call a kind into the one resource that the
+// cluster serves. Its errors are for the agent: an unknown kind names near ones.
+type Resolver interface {
+	// Resolve takes a plural, singular, short name or kind, with or without
+	// group: "deploy", "Deployment", "deployments.apps". apiVersion is empty or
+	// as in a manifest, "apps/v1"; with it the kind must be served in that version.
+	Resolve(ctx context.Context, cluster, apiVersion, kind string) (action.Resource, error)
+}
+
+// Tool is one tool, as a value.
+type Tool struct {
+	Name        string
+	Title       string
+	Description string
+	// Scopes bound every Plan that the tool can make. Tools about the caller's
+	// own operations have none: they send nothing to a cluster.
+	Scopes []action.Scope
+	// Schema is the JSON Schema of the arguments.
+	Schema json.RawMessage
+
+	resolved *jsonschema.Resolved
+	names    []string // of the arguments, for error texts
+	clusters []string
+	plan     func(ctx context.Context, r Resolver, cluster string, args map[string]any) (Call, error)
+	render   func([]Response) (string, error)
+}
+
+// Call is one tool call, understood.
+type Call struct {
+	Plan action.Plan
+	// Args are the arguments as given, for policy and for the record; what the
+	// Plan carries as a body is left out.
+	Args map[string]any
+	// Reason is what the agent says why.
+	Reason string
+	// Operation is set instead of a Plan by the tools about operations.
+	Operation *OperationCall
+}
+
+// OperationVerb is what a call about an operation wants.
+type OperationVerb string
+
+// The verbs of the tools about operations.
+const (
+	GetOperation    OperationVerb = "get"
+	WaitOperation   OperationVerb = "wait"
+	CancelOperation OperationVerb = "cancel"
+)
+
+// OperationCall is a call about one of the caller's own operations.
+type OperationCall struct {
+	Verb OperationVerb
+	ID   string
+	Wait time.Duration
+}
+
+// Response is what the API server answered to one Action.
+type Response struct {
+	Action action.Action
+	Code   int
+	Body   []byte
+}
+
+// ArgumentError is a call that cannot be understood. Its text is for the agent.
+type ArgumentError struct{ text string }
+
+func (e *ArgumentError) Error() string { return e.text }
+
+// BadArgument makes an ArgumentError.
+func BadArgument(format string, args ...any) error {
+	return &ArgumentError{fmt.Sprintf(format, args...)}
+}
+
+// All lists every tool, for a server that governs these clusters. With more
+// than one, every tool about a cluster takes a cluster argument.
+func All(clusters []string) []*Tool {
+	all := []*Tool{
+		listNamespaces(), listResources(), getResource(), getPodLogs(),
+		applyManifest(), scaleDeployment(), deleteResource(),
+		getOperation(), waitForOperation(), cancelOperation(),
+	}
+	for _, t := range all {
+		t.finish(clusters)
+	}
+	return all
+}
+
+// define makes a tool from its typed input. In is a struct whose json tags name
+// the arguments and whose jsonschema tags describe them; fields without
+// omitempty are required. adjust adds what tags cannot say, such as ranges.
+func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx context.Context, r Resolver, cluster string, in In) (Call, error), render func([]Response) (string, error)) *Tool {
+	schema, err := jsonschema.For[In](nil)
+	if err != nil {
+		panic(fmt.Sprintf("tool %s: %v", t.Name, err)) // a programming error that every test meets
+	}
+	if adjust != nil {
+		adjust(schema)
+	}
+	t.Schema, _ = json.Marshal(schema)
+	t.render = render
+	t.plan = func(ctx context.Context, r Resolver, cluster string, args map[string]any) (Call, error) {
+		var in In
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(args, &in); err != nil {
+			return Call{}, BadArgument("%v", err)
+		}
+		return plan(ctx, r, cluster, in)
+	}
+	return &t
+}
+
+// finish adds the cluster argument where there is a choice, and compiles the schema.
+func (t *Tool) finish(clusters []string) {
+	t.clusters = clusters
+	var schema jsonschema.Schema
+	err := json.Unmarshal(t.Schema, &schema)
+	if err == nil && len(clusters) > 1 && len(t.Scopes) > 0 {
+		values := make([]any, len(clusters))
+		for i, c := range clusters {
+			values[i] = c
+		}
+		schema.Properties["cluster"] = &jsonschema.Schema{Type: "string", Enum: values, Description: "which cluster"}
+		schema.Required = append(schema.Required, "cluster")
+	}
+	if err == nil {
+		t.names = slices.Sorted(maps.Keys(schema.Properties))
+		t.Schema, err = json.Marshal(&schema)
+	}
+	if err == nil {
+		t.resolved, err = schema.Resolve(nil)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("tool %s: %v", t.Name, err))
+	}
+}
+
+// ReadOnly reports whether no call of this tool can change a cluster.
+func (t *Tool) ReadOnly() bool {
+	return !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return !s.ReadOnly() })
+}
+
+// Destructive reports whether a call can take something away.
+func (t *Tool) Destructive() bool {
+	return slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
+		return slices.Contains(s.Verbs, action.Delete) || slices.Contains(s.Verbs, action.Patch) || slices.Contains(s.Verbs, action.Update)
+	})
+}
+
+// Idempotent reports whether the same call again changes nothing more.
+func (t *Tool) Idempotent() bool {
+	return !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
+		return slices.Contains(s.Verbs, action.Create) && !slices.Contains(s.Verbs, action.Patch)
+	})
+}
+
+// Decode reads the arguments, once and strictly: unknown, duplicate and
+// case-variant keys, wrong types and values out of range are ArgumentErrors.
+func (t *Tool) Decode(raw []byte) (map[string]any, error) {
+	args := map[string]any{}
+	if len(raw) == 0 || string(raw) == "null" {
+		raw = []byte("{}")
+	}
+	strict, err := kjson.UnmarshalStrict(raw, &args)
+	if err != nil {
+		return nil, BadArgument("the arguments are not a JSON object: %v", err)
+	}
+	if len(strict) > 0 {
+		return nil, BadArgument("%v", errors.Join(strict...))
+	}
+	if args == nil {
+		args = map[string]any{}
+	}
+	for name := range args {
+		if !slices.Contains(t.names, name) {
+			return nil, BadArgument("unknown argument %q; %s takes %s", name, t.Name, strings.Join(t.names, ", "))
+		}
+	}
+	if err := t.resolved.Validate(args); err != nil {
+		return nil, BadArgument("%s", readable(err))
+	}
+	return args, nil
+}
+
+// readable shortens the schema library's error, which is a path through the
+// schema, to the argument and what is wrong with it.
+func readable(err error) string {
+	text := err.Error()
+	text = strings.TrimPrefix(text, "validating root: ")
+	if rest, ok := strings.CutPrefix(text, "validating /properties/"); ok {
+		text = "argument " + rest
+	}
+	return text
+}
+
+// Plan says what the decoded arguments ask for. Every Action of the Plan lies
+// within the tool's Scopes.
+func (t *Tool) Plan(ctx context.Context, r Resolver, args map[string]any) (Call, error) {
+	args = maps.Clone(args)
+	var cluster string
+	if len(t.Scopes) > 0 {
+		cluster = t.clusters[0]
+		if given, ok := args["cluster"].(string); ok {
+			cluster = given
+		}
+	}
+	given := t.Recordable(args)
+	delete(args, "cluster")
+	call, err := t.plan(ctx, r, cluster, args)
+	if err != nil {
+		return Call{}, err
+	}
+	call.Plan.Tool = t.Name
+	call.Args = given
+	for i := range call.Plan.Actions {
+		a := &call.Plan.Actions[i]
+		a.Cluster = cluster
+		if !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return s.Covers(*a) }) {
+			return Call{}, fmt.Errorf("tool %s planned %s, which is outside its scopes", t.Name, a)
+		}
+	}
+	return call, nil
+}
+
+// Render turns the answers into what the agent reads. The text still holds
+// whatever the cluster said: gate masks it.
+func (t *Tool) Render(responses []Response) (string, error) { return t.render(responses) }
+
+// manifestArgument is the one argument that is too large and too secret for a
+// record's arguments; what it says is recorded as the Plan's body.
+const manifestArgument = "manifest"
+
+// Recordable is what policy and the record see of decoded arguments.
+func (t *Tool) Recordable(args map[string]any) map[string]any {
+	args = maps.Clone(args)
+	if text, ok := args[manifestArgument].(string); ok {
+		args[manifestArgument] = fmt.Sprintf("(%d bytes, recorded as the payload)", len(text))
+	}
+	return args
+}
