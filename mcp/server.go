@@ -100,14 +100,15 @@ func (s *Server) caller(ctx context.Context) (caller, error) {
 	return c, err
 }
 
+var errTokenRefused = errors.New("the token in COUNTERSIGN_TOKEN was refused; ask whoever configured this server for a new one")
+
 func (s *Server) handler(tool string) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcpgo.CallToolRequest) (*mcpgo.CallToolResult, error) {
-		c, refusal := s.caller(ctx)
-		if refusal != nil {
-			return mcpgo.NewToolResultError("The token in COUNTERSIGN_TOKEN was refused. Ask whoever configured this server for a new one."), nil
+		c, err := s.caller(ctx)
+		if err != nil {
+			return nil, errTokenRefused // the reason is in the log, and only there
 		}
-		result := s.Gate.Call(ctx, s.request(ctx, c, tool, req))
-		return present(result), nil
+		return present(s.Gate.Call(ctx, s.request(ctx, c, tool, req))), nil
 	}
 }
 
