@@ -59,6 +59,9 @@ type Operation struct {
 	Plan          action.Plan `json:"plan"`
 	PlanDigest    string      `json:"plan_digest"`
 	PreviewDigest string      `json:"preview_digest,omitempty"`
+	// UIDs are the live objects' identities as previewed, one for each Action;
+	// empty where there was no object or no preview.
+	UIDs []string `json:"uids,omitempty"`
 	// Diffs are what the approver is shown, one for each Action, masked.
 	Diffs        [][]action.Change `json:"diffs,omitempty"`
 	Requirements []Requirement     `json:"requirements,omitempty"`
@@ -148,7 +151,7 @@ func (op Operation) Vote(p Person, approve bool, reason string, now time.Time) (
 	if !asked {
 		return op, fmt.Errorf("%w: %s is in none of the sets that may decide this: %v", ErrNotApprover, p.Name, op.approverSets())
 	}
-	if op.Principal.OnBehalfOf != "" && (op.Principal.OnBehalfOf == p.Name || op.Principal.OnBehalfOf == p.ID) {
+	if own := op.Principal.OnBehalfOf; own != "" && (own == p.Name || own == p.ID) || op.Principal.Username == p.Name {
 		return op, fmt.Errorf("%w: the agent acts on behalf of %s; somebody else has to decide", ErrSelfApproval, p.Name)
 	}
 	if slices.ContainsFunc(op.Votes, func(v Vote) bool { return v.Person.ID == p.ID }) {

@@ -98,7 +98,7 @@ type Action struct {
 // Policy is what policy said.
 type Policy struct {
 	Digest   string   `json:"digest"`
-	Decision string   `json:"decision"`
+	Decision string   `json:"decision,omitempty"`
 	Rules    []string `json:"rules,omitempty"`
 	Reason   string   `json:"reason,omitempty"`
 }

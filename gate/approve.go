@@ -44,7 +44,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 			return g.unrecorded(c, err)
 		}
 		requested := g.requestedEntry(op)
-		err = g.Store.Commit(ctx, Batch{
+		err = g.commit(Batch{
 			Entries:    append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision), requested),
 			Operations: []approvals.Operation{op},
 			Question:   &Question{Key: key, Op: op.ID, Was: was},
@@ -64,7 +64,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 func (g *Gate) join(ctx context.Context, c *call, asked approvals.Operation) Result {
 	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.decision)
 	decided.Record.Approval = &audit.Approval{State: string(asked.State), PlanDigest: c.planDigest, Reason: "joins operation " + asked.ID}
-	if err := g.Store.Commit(ctx, Batch{Entries: append(c.intent, decided)}); err != nil {
+	if err := g.commit(Batch{Entries: append(c.intent, decided)}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return g.wait(ctx, asked.ID, g.Wait, c.Progress)
@@ -76,7 +76,7 @@ func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []ac
 	if err != nil {
 		return op, err
 	}
-	op.PreviewDigest = digest
+	op.PreviewDigest, op.UIDs = digest, uids(previews)
 	op.Diffs = make([][]action.Change, len(previews))
 	for i, p := range previews {
 		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p.Diff)
@@ -165,7 +165,7 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 	if err != nil {
 		intent.Op, intent.Outcome, intent.Error = c.op, audit.Denied, recordError(err)
 	}
-	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: intent}}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{{Record: intent}}}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	switch {
@@ -213,8 +213,15 @@ func (g *Gate) Vote(ctx context.Context, id string, p approvals.Person, approve 
 		}
 		return op, entries, err
 	})
-	if err == nil && op.State == approvals.Authorized {
+	switch {
+	case err == nil && op.State == approvals.Authorized:
 		g.runLater(op.ID)
+	case err != nil && !errors.Is(err, ErrNotFound):
+		refused := g.approvalEntry(audit.ApprovalVoted, op)
+		refused.Record.Outcome = audit.Denied
+		refused.Record.Approval.By = []string{p.Name + " (" + p.ID + ")"}
+		refused.Record.Error = &audit.Error{Type: "vote", Message: audit.MaskText(err.Error())}
+		err = errors.Join(err, g.commit(Batch{Entries: []Entry{refused}}))
 	}
 	return op, err
 }
@@ -231,7 +238,7 @@ func (g *Gate) update(ctx context.Context, id string, change func(approvals.Oper
 		if err != nil {
 			return stored, err
 		}
-		err = g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries, Operations: []approvals.Operation{changed}})
+		err = g.commit(Batch{Entries: entries, Operations: []approvals.Operation{changed}})
 		if errors.Is(err, ErrConflict) {
 			continue
 		}

@@ -45,6 +45,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	case err != nil && ambiguous(err) && !op.Plan.ReadOnly():
 		state = approvals.Unknown
 		entry.Record.Type, entry.Record.Outcome = audit.ExecUnknown, audit.Unknown
+		op.Reason = "there was no answer to the request, so it may or may not have taken effect"
 	case err != nil && len(results) > 0:
 		state = approvals.Partial
 		text = fmt.Sprintf("%d of %d done: %s", len(results), len(op.Plan.Actions), text)
@@ -53,7 +54,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	case renderErr != nil:
 		text = planSummary(op) // it was done; only the answer is odd
 	}
-	if err != nil {
+	if err != nil && state != approvals.Unknown {
 		op.Reason = failed(op.ID, err).Reason
 	}
 	op.Result = audit.MaskText(text)
@@ -61,7 +62,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	if err == nil {
 		// A crash before this commit leaves EXECUTING: the next start looks at
 		// the live object and records what it finds.
-		err = g.Store.Commit(ctx, Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
+		err = g.commit(Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
 	}
 	if err != nil {
 		g.Log.Error("storing an outcome", "op", op.ID, "err", err)
@@ -101,8 +102,16 @@ func (g *Gate) newOperation(c *call, state approvals.State) approvals.Operation 
 		ID: c.op, State: state, Revision: 1, Principal: c.Principal, Session: c.Session,
 		Tool: c.Tool, Args: maskedArgs(c.Args), AgentReason: audit.MaskText(c.Reason),
 		Plan: c.Plan, PlanDigest: c.planDigest, Rules: c.decision.Rules, Reason: c.decision.Reason,
-		Created: now, Updated: now,
+		UIDs: uids(c.previews), Created: now, Updated: now,
 	}
+}
+
+func uids(previews []action.Preview) []string {
+	var out []string
+	for _, p := range previews {
+		out = append(out, p.UID())
+	}
+	return out
 }
 
 func responses(plan action.Plan, results []Response) []tools.Response {
@@ -122,7 +131,8 @@ const (
 
 // examine looks at what an Action of unknown outcome was about: it asks the API
 // server what the same request would change now. Nothing means that it is done.
-func (g *Gate) examine(ctx context.Context, op approvals.Operation, a action.Action) (audit.Evidence, error) {
+func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audit.Evidence, error) {
+	a := op.Plan.Actions[i]
 	if a.ReadOnly() {
 		return audit.Evidence{Result: NotApplied, Detail: a.String() + ": a read changes nothing"}, nil
 	}
@@ -141,6 +151,8 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, a action.Act
 	}
 	found := audit.Evidence{UID: preview.UID(), ResourceVersion: preview.ResourceVersion()}
 	switch {
+	case a.Verb == action.Delete && i < len(op.UIDs) && op.UIDs[i] != "" && op.UIDs[i] != found.UID:
+		found.Result, found.Detail = Applied, a.String()+": the object is gone, and another has its name"
 	case a.Verb == action.Delete && deleting(preview.Live):
 		found.Result, found.Detail = Applied, a.String()+": the object is being deleted"
 	case len(preview.Diff) == 0:

@@ -185,7 +185,9 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 
 	// 3. The intent. What follows stores it: with the decision where nothing is
 	// sent before, on its own before the first request to the cluster. A plan
-	// that cannot be made is stored as a refused call instead.
+	// that cannot be made is stored as a refused call instead. Planning may make
+	// the server ask what a cluster serves; that is on its own behalf, and the
+	// caller learns nothing from it but the names of kinds.
 	// 4. Plan.
 	if c.Call, err = c.tool.Plan(ctx, g.Cluster, args); err != nil {
 		return g.malformed(ctx, c, err)
@@ -262,7 +264,7 @@ func (g *Gate) decide(p *action.Principal, plan action.Plan, args map[string]any
 // previewAll makes the intent durable and then previews every Action, before
 // any is sent. When it fails the Result is the answer.
 func (g *Gate) previewAll(ctx context.Context, c *call) (Result, bool) {
-	if err := g.Store.Commit(ctx, Batch{Entries: c.intent}); err != nil {
+	if err := g.commit(Batch{Entries: c.intent}); err != nil {
 		return g.unrecorded(c, err), false
 	}
 	c.intent = nil
@@ -299,7 +301,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 	entries := append(c.intent, decided)
 	durable := make(chan error, 1)
 	go func() {
-		durable <- g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries})
+		durable <- g.commit(Batch{Entries: entries})
 	}()
 	results, err := g.execute(ctx, c.Plan, ids, nil)
 	if commitErr := <-durable; commitErr != nil {
@@ -330,17 +332,28 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	// A crash before this commit leaves nothing. A crash after it leaves an
 	// operation in EXECUTING, which the next start turns into UNKNOWN and
 	// looks into; it is never sent again.
-	if err := g.Store.Commit(ctx, Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return g.finish(ctx, op, ids, c.previews)
 }
 
+// commit stores a batch. It does not end with the call that it is about: a
+// caller who goes away must not leave a hole in the log.
+func (g *Gate) commit(b Batch) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	return g.Store.Commit(ctx, b)
+}
+
+// commitTimeout bounds how long a commit may wait for its turn.
+const commitTimeout = 30 * time.Second
+
 // later stores what nobody waits for. An error poisons the store, which then
 // refuses the next call; here it is only reported.
 func (g *Gate) later(b Batch) {
 	g.work.Go(func() {
-		if err := g.Store.Commit(context.Background(), b); err != nil {
+		if err := g.commit(b); err != nil {
 			g.Log.Error("storing an outcome", "err", err)
 		}
 	})

@@ -76,7 +76,7 @@ func (g *Gate) outcomeEntry(op string, p action.Principal, session string, plan 
 	if err != nil {
 		r.Outcome, r.Error = audit.Failure, recordError(err)
 		var refused *APIError
-		if errors.As(err, &refused) {
+		if errors.As(err, &refused) && ids != nil { // not of a preview, which is of no one Action's outcome
 			r.Actions[len(results)].Code = refused.Code
 		}
 	}
@@ -162,7 +162,7 @@ func (g *Gate) LoginRefused(ctx context.Context, source audit.Source, why error)
 	if n := g.logins.dropped.Swap(0); n > 0 {
 		r.Error.Message += fmt.Sprintf(" (and %d more since the last record of this kind)", n)
 	}
-	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing a refused login", "err", err)
 	}
 }
@@ -171,7 +171,7 @@ func (g *Gate) LoginRefused(ctx context.Context, source audit.Source, why error)
 func (g *Gate) Refused(ctx context.Context, p action.Principal, source audit.Source, why error) {
 	r := g.record(audit.CallRefused, "", p, "")
 	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "protocol", Message: audit.MaskText(why.Error())}
-	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing a refused request", "err", err)
 	}
 }

@@ -60,7 +60,7 @@ func (g *Gate) malformed(ctx context.Context, c *call, err error) Result {
 	r := g.record(audit.CallRefused, c.op, c.Principal, c.Session)
 	r.Source, r.Outcome, r.Error = &c.Source, audit.Denied, recordError(err)
 	r.Tool = &audit.Tool{Name: c.Tool}
-	if err := g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return failed(c.op, err)
@@ -75,7 +75,7 @@ func (g *Gate) deny(ctx context.Context, c *call, d policy.Decision) Result {
 	c.decision = d
 	op := g.newOperation(c, approvals.Denied)
 	entries = append(entries, g.decidedEntry(c.op, c.Principal, c.Session, d))
-	if err := g.Store.Commit(ctx, Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return describe(op)
@@ -85,7 +85,7 @@ func (g *Gate) deny(ctx context.Context, c *call, d policy.Decision) Result {
 // was asked, or cannot be asked.
 func (g *Gate) refusedByCluster(ctx context.Context, c *call, err error) Result {
 	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, nil, nil, err, c.start)
-	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: []Entry{outcome}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{outcome}}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return failed(c.op, err)
@@ -150,6 +150,10 @@ func describe(op approvals.Operation) Result {
 	case approvals.Cancelled:
 		r.NextStep = "It was withdrawn. Nothing was changed."
 	case approvals.Stale:
+		if op.SupersededBy == "" {
+			r.NextStep = "What was approved cannot be done any more. Nothing was changed. Look at the live object, and send a new call if it is still needed."
+			break
+		}
 		r.NextStep = fmt.Sprintf("What would change is no longer what was approved, so approvers are asked again. Call wait_for_operation with op %q.", op.SupersededBy)
 	case approvals.Failed:
 		r.NextStep = "Nothing was changed. Read the reason before trying again."

@@ -22,6 +22,13 @@ func (g *Gate) Start(ctx context.Context) error {
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.slots = make(chan struct{}, maxExecutions)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
+	opened := audit.Record{
+		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: audit.LogOpened, Node: g.Node,
+		Policy: &audit.Policy{Digest: g.Policy().Digest()},
+	}
+	if err := g.commit(Batch{Entries: []Entry{{Record: opened}}}); err != nil {
+		return err
+	}
 	open, err := g.Store.OpenOperations()
 	if err != nil {
 		return err
@@ -82,7 +89,17 @@ func (g *Gate) lost(ctx context.Context, op approvals.Operation) (approvals.Oper
 	r := g.record(audit.ExecUnknown, op.ID, op.Principal, op.Session)
 	r.Outcome, r.Actions = audit.Unknown, recordActions(op.Plan, nil, nil)
 	r.Error = &audit.Error{Type: "interrupted", Message: op.Reason}
-	return op, g.Store.Commit(ctx, Batch{Entries: []Entry{{Record: r}}, Operations: []approvals.Operation{op}})
+	return op, g.commit(Batch{Entries: []Entry{{Record: r}}, Operations: []approvals.Operation{op}})
+}
+
+// again runs the work once more in a while, and gives its place to others until
+// then. When the server stops before, the next start takes the operation up.
+func (g *Gate) again(f func(ctx context.Context)) {
+	time.AfterFunc(retryEvery, func() {
+		if g.background.Err() == nil {
+			g.inBackground(f)
+		}
+	})
 }
 
 // retryEvery is how long to wait before asking a cluster again that could not answer.
@@ -92,16 +109,12 @@ const retryEvery = 2 * time.Second
 // until the cluster answers, and never sends the request again.
 func (g *Gate) reconcile(ctx context.Context, op approvals.Operation) {
 	all := make([]audit.Evidence, len(op.Plan.Actions))
-	for i, a := range op.Plan.Actions {
-		for {
-			var err error
-			if all[i], err = g.examine(ctx, op, a); err == nil {
-				break
-			}
+	for i := range op.Plan.Actions {
+		var err error
+		if all[i], err = g.examine(ctx, op, i); err != nil {
 			g.Log.Warn("looking into an operation of unknown outcome", "op", op.ID, "err", audit.MaskText(err.Error()))
-			if !pause(ctx, retryEvery) {
-				return // still UNKNOWN; the next start takes it up
-			}
+			g.again(func(ctx context.Context) { g.reconcile(ctx, op) })
+			return
 		}
 	}
 	found := combine(all)
@@ -129,21 +142,16 @@ func (g *Gate) runLater(id string) {
 // run executes an approved operation, after looking again at everything that
 // may have changed since it was approved.
 func (g *Gate) run(ctx context.Context, id string) {
-	for {
-		op, err := g.Store.Operation(id)
-		if err != nil || op.State != approvals.Authorized {
-			return // cancelled, or another replica has it
-		}
-		again, err := g.attempt(ctx, op)
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, ErrConflict) {
-			g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
-		}
-		if !again || !pause(ctx, retryEvery) {
-			return // still AUTHORIZED; the next start takes it up
-		}
+	op, err := g.Store.Operation(id)
+	if err != nil || op.State != approvals.Authorized {
+		return // cancelled, or another replica has it
+	}
+	again, err := g.attempt(ctx, op)
+	if err != nil && !errors.Is(err, ErrConflict) {
+		g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
+	}
+	if again {
+		g.again(func(ctx context.Context) { g.run(ctx, id) })
 	}
 }
 
@@ -197,7 +205,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	started.Record.Policy = &audit.Policy{Digest: g.Policy().Digest(), Decision: string(decision.Effect), Rules: decision.Rules, Reason: decision.Reason}
 	started.Record.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
 	// Of two replicas, clicks or retries exactly one commits this.
-	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
 		return errors.Is(err, ErrConflict), err
 	}
 	g.finish(context.WithoutCancel(ctx), op, ids, previews)
@@ -212,7 +220,7 @@ func (g *Gate) end(ctx context.Context, op approvals.Operation, state approvals.
 	}
 	op.Reason = audit.MaskText(reason)
 	entries := append(more, g.approvalEntry(audit.ApprovalDecided, op))
-	if err := g.Store.Commit(context.WithoutCancel(ctx), Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return err
 	}
 	g.bell.ring(op.ID)
@@ -230,12 +238,18 @@ func (g *Gate) askAgain(ctx context.Context, op, fresh approvals.Operation, reas
 	fresh.ID, fresh.State, fresh.Revision = newID(), approvals.PendingApproval, 1
 	fresh.Votes, fresh.Supersedes = nil, op.ID
 	fresh.Created, fresh.Updated = g.Now(), g.Now()
+	if len(fresh.Requirements) == 0 {
+		// Policy would allow what drifted, but somebody was asked about something
+		// else: the same people decide.
+		fresh.Requirements, fresh.Rules = op.Requirements, op.Rules
+		fresh.Expires = approvals.Expiry(fresh.Requirements, g.Now())
+	}
 	stale, err := g.move(op, approvals.Stale)
 	if err != nil {
 		return err
 	}
 	stale.Reason, stale.SupersededBy = reason, fresh.ID
-	err = g.Store.Commit(context.WithoutCancel(ctx), Batch{
+	err = g.commit(Batch{
 		Entries:    []Entry{g.approvalEntry(audit.ApprovalDecided, stale), g.requestedEntry(fresh)},
 		Operations: []approvals.Operation{stale, fresh},
 		Question:   &Question{Key: questionKey(op.Principal, op.PlanDigest), Op: fresh.ID, Was: op.ID},
@@ -246,15 +260,6 @@ func (g *Gate) askAgain(ctx context.Context, op, fresh approvals.Operation, reas
 	g.bell.ring(op.ID)
 	g.expireLater(fresh)
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // bell tells waiting calls that an operation has changed.

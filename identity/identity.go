@@ -115,9 +115,15 @@ func (e *Refused) Error() string { return e.reason }
 
 func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
 
-// ErrUnavailable says that the issuer could not be asked for its keys, so that
-// a token can be neither accepted nor refused for good.
-var ErrUnavailable = errors.New("the issuer cannot be reached")
+// Unavailable says that the issuer could not be asked for its keys, so that a
+// token can be neither accepted nor refused for good.
+type Unavailable struct{ err error }
+
+func (e *Unavailable) Error() string { return "the issuer cannot be reached: " + e.err.Error() }
+func (e *Unavailable) Unwrap() error { return e.err }
+
+// Unavailable tells the front to answer "try again" instead of "refused".
+func (e *Unavailable) Unavailable() bool { return true }
 
 // Authenticate validates a token: signature by a known key of a trusted issuer,
 // algorithm, audience, expiry, not-before, and a subject.
@@ -174,7 +180,7 @@ func (i *issuer) ready(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 		return i.verifier, nil
 	}
 	if time.Since(i.tried) < retryEvery {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, i.lastErr)
+		return nil, &Unavailable{i.lastErr}
 	}
 	i.tried = time.Now()
 	// The provider keeps the context for its later fetches of keys, so it must
@@ -182,7 +188,7 @@ func (i *issuer) ready(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	provider, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), i.client), i.URL)
 	if err != nil {
 		i.lastErr = err
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, &Unavailable{err}
 	}
 	i.verifier = provider.Verifier(&oidc.Config{ClientID: i.audience, SupportedSigningAlgs: i.Algorithms})
 	return i.verifier, nil
@@ -229,7 +235,11 @@ func (i *issuer) principal(token *oidc.IDToken) (action.Principal, error) {
 // onBehalfOf reads for whom an agent acts.
 func (i *issuer) onBehalfOf(p *action.Principal, claims map[string]any) error {
 	if i.OnBehalfOfClaim != "" {
-		p.OnBehalfOf, _ = claims[i.OnBehalfOfClaim].(string)
+		person, ok := claims[i.OnBehalfOfClaim].(string)
+		if !ok || person == "" {
+			return refuse("the token has no claim %s", i.OnBehalfOfClaim)
+		}
+		p.OnBehalfOf = person
 		return nil
 	}
 	act, ok := claims["act"].(map[string]any)
@@ -255,11 +265,12 @@ func serviceAccountGroups(subject string) ([]string, error) {
 	return []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace}, nil
 }
 
-// stringList reads a groups claim: absent, one text, or a list of texts.
+// stringList reads a groups claim: one text, or a list of texts. A claim that is
+// configured and absent is refused: rules that deny by group would not match.
 func stringList(v any) ([]string, error) {
 	switch v := v.(type) {
 	case nil:
-		return []string{}, nil
+		return nil, errors.New("is missing")
 	case string:
 		return []string{v}, nil
 	case []any:

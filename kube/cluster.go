@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -221,18 +220,4 @@ func alike(a, b string) bool {
 	const prefix = 4
 	return strings.Contains(a, b) || strings.Contains(b, strings.TrimSuffix(a, "s")) ||
 		len(a) >= prefix && len(b) >= prefix && a[:prefix] == b[:prefix]
-}
-
-// Ready asks every cluster's API server whether it is ready.
-func (c *Clusters) Ready(ctx context.Context) map[string]error {
-	answers := map[string]error{}
-	for name, one := range c.byName {
-		var code int
-		err := one.client.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).StatusCode(&code).Error()
-		if err == nil && code != http.StatusOK {
-			err = fmt.Errorf("not ready: %d", code)
-		}
-		answers[name] = err
-	}
-	return answers
 }

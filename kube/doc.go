@@ -2,6 +2,7 @@
 // the server holds, and asks them what an Action would do.
 //
 // It is the only room that imports client-go. It decides nothing: what is sent,
-// when and whether is gate's business. Every request carries the Audit-ID that
-// gate gives it.
+// when and whether is gate's business. Every request of an operation carries the
+// Audit-ID that gate gives it; besides those the server only asks on its own
+// behalf what a cluster serves (discovery).
 package kube

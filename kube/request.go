@@ -140,6 +140,9 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 			req = req.Param("dryRun", metav1.DryRunAll)
 		}
 	}
+	if !a.ReadOnly() {
+		req = req.MaxRetries(0) // whether to send a change again is not for a library to decide
+	}
 	req = parameters(req, a)
 	result := req.Do(ctx)
 	var response gate.Response

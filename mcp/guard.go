@@ -39,7 +39,7 @@ const (
 )
 
 // Handler serves the MCP endpoint and the metadata of RFC 9728. The order is
-// fixed: host and origin, size, token, shape, session; only then mcp-go.
+// fixed: host and origin, token, size, shape, session; only then mcp-go.
 func (s *Server) Handler() http.Handler {
 	endpoint, _ := url.Parse(s.URL)
 	streamable := server.NewStreamableHTTPServer(s.mcp,
@@ -88,20 +88,18 @@ func (s *Server) checkHost(next http.Handler) http.Handler {
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := caller{source: audit.Source{Transport: "http", IP: remoteIP(r)}}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil {
-			s.refuse(w, r, nil, c, http.StatusRequestEntityTooLarge, mcpgo.INVALID_REQUEST, "the request is larger than 4 MiB or broke off; send less in one call")
-			return
-		}
 		token, err := bearer(r)
 		if err == nil {
 			c.principal, err = s.Authenticator.Authenticate(r.Context(), token)
 		}
 		if err != nil {
 			s.Gate.LoginRefused(r.Context(), c.source, err)
-			// No detail: a forger learns nothing from it, the log has the reason.
-			w.Header().Set("WWW-Authenticate", `Bearer resource_metadata="`+s.metadataURL()+`", error="invalid_token"`)
-			http.Error(w, "a valid bearer token is needed", http.StatusUnauthorized)
+			s.challenge(w, r, err)
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			s.refuse(w, r, nil, c, http.StatusRequestEntityTooLarge, mcpgo.INVALID_REQUEST, "the request is larger than 4 MiB or broke off; send less in one call")
 			return
 		}
 		m, err := parseMessage(r.Method, body)
@@ -125,6 +123,23 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
+}
+
+// challenge answers a request without a valid token (RFC 6750, section 3). It
+// gives no detail: a forger learns nothing from it, and the log has the reason.
+func (s *Server) challenge(w http.ResponseWriter, r *http.Request, err error) {
+	var issuer interface{ Unavailable() bool }
+	if errors.As(err, &issuer) && issuer.Unavailable() {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "the token's issuer cannot be asked now; try again", http.StatusServiceUnavailable)
+		return
+	}
+	challenge := `Bearer resource_metadata="` + s.metadataURL() + `"`
+	if r.Header.Get("Authorization") != "" {
+		challenge += `, error="invalid_token"`
+	}
+	w.Header().Set("WWW-Authenticate", challenge)
+	http.Error(w, "a valid bearer token is needed", http.StatusUnauthorized)
 }
 
 // refuse answers an authenticated or not yet authenticated request that cannot

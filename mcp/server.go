@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime/debug"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
@@ -54,7 +55,6 @@ func New(config Config) *Server {
 	hooks.AddOnError(s.recordUnknownTool)
 	s.mcp = server.NewMCPServer("countersign", config.Version,
 		server.WithToolCapabilities(false),
-		server.WithRecovery(),
 		server.WithHooks(hooks),
 		server.WithInstructions("Kubernetes through Countersign. Every call is checked against policy and recorded; "+
 			"some wait for a person, and then run by themselves once approved. "+
@@ -100,10 +100,18 @@ func (s *Server) caller(ctx context.Context) (caller, error) {
 	return c, err
 }
 
+var errInternal = errors.New("the server met an error of its own; the operators of Countersign find it in the server's log. Do not assume that nothing was done: look with get_operation or at the live object")
+
 var errTokenRefused = errors.New("the token in COUNTERSIGN_TOKEN was refused; ask whoever configured this server for a new one")
 
 func (s *Server) handler(tool string) server.ToolHandlerFunc {
-	return func(ctx context.Context, req mcpgo.CallToolRequest) (*mcpgo.CallToolResult, error) {
+	return func(ctx context.Context, req mcpgo.CallToolRequest) (result *mcpgo.CallToolResult, err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				s.Log.Error("a tool call panicked", "tool", tool, "panic", r, "stack", string(debug.Stack()))
+				result, err = nil, errInternal
+			}
+		}()
 		c, err := s.caller(ctx)
 		if err != nil {
 			return nil, errTokenRefused // the reason is in the log, and only there

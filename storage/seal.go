@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // sealer encrypts operations. A pending one must hold what it will send, secret
@@ -66,7 +67,14 @@ func writeKey(path string, key []byte) error {
 	if _, err = f.Write(key); err == nil {
 		err = f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 func (s *sealer) seal(data []byte) []byte { return s.aead.Seal(nil, nil, data, nil) }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -114,9 +115,11 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	go func() { failed <- ignoreClosed(adminServer.Serve(socket)) }()
 	defer adminServer.Close()
 
-	for name, err := range clusters.Warm(ctx) {
-		log.Warn("cluster cannot be asked what it serves", "cluster", name, "err", audit.MaskText(err.Error()))
-	}
+	go func() { // a cluster that is down must not keep the others waiting
+		for name, err := range clusters.Warm(ctx) {
+			log.Warn("cluster cannot be asked what it serves", "cluster", name, "err", audit.MaskText(err.Error()))
+		}
+	}()
 	if stdio {
 		return front.ServeStdio(ctx, cmd.InOrStdin(), cmd.OutOrStdout())
 	}
@@ -158,6 +161,9 @@ func loadPolicy(config *configs.Config) (*policy.Set, error) {
 	set, err := policy.Load(os.DirFS(config.Policy), config.ApproverSets())
 	var problems strictyaml.Problems
 	if errors.As(err, &problems) {
+		for i := range problems {
+			problems[i].File = filepath.Join(config.Policy, problems[i].File)
+		}
 		return nil, problems
 	}
 	if err != nil {
