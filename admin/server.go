@@ -145,7 +145,7 @@ func (s *Server) vote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	op, err := s.Gate.Vote(r.Context(), r.PathValue("id"), person, v.Approve, v.Reason)
+	op, err := s.Gate.Vote(r.PathValue("id"), person, v.Approve, v.Reason)
 	if err != nil {
 		s.fail(w, err)
 		return

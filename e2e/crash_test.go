@@ -86,7 +86,7 @@ func (s *stage) types(op string) string {
 	}
 	var types []string
 	for _, r := range records {
-		if r.Op == op && !(r.Type == "tool.intent" && r.Outcome == "success") {
+		if r.Op == op && (r.Type != "tool.intent" || r.Outcome != "success") {
 			name := r.Type
 			if r.Evidence != nil {
 				name += "=" + r.Evidence.Result

@@ -33,7 +33,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 				return g.join(ctx, c, asked)
 			}
 			if err == nil && asked.State == approvals.Rejected && g.Now().Sub(asked.Updated) < g.Cooldown {
-				return g.deny(ctx, c, policy.Decision{
+				return g.deny(c, policy.Decision{
 					Effect: policy.Deny, Rules: asked.Rules,
 					Reason: fmt.Sprintf("an approver rejected the same call %s ago: %s", g.Now().Sub(asked.Updated).Round(time.Second), asked.Reason),
 				})
@@ -148,8 +148,9 @@ func (g *Gate) waitOnce(ctx context.Context, id string, tick <-chan time.Time, p
 		}
 		return op, false, nil
 	case <-ctx.Done():
-		return op, true, nil
+	case <-g.background.Done():
 	}
+	return op, true, nil
 }
 
 // operationCall answers the tools about the caller's own operations. Another
@@ -178,14 +179,14 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 	case tools.WaitOperation:
 		return g.wait(ctx, op.ID, min(c.Operation.Wait, tools.MaxWait), c.Progress)
 	case tools.CancelOperation:
-		return g.cancel(ctx, op.ID)
+		return g.cancel(op.ID)
 	}
 	return describe(op)
 }
 
 // cancel withdraws an operation that has not started.
-func (g *Gate) cancel(ctx context.Context, id string) Result {
-	op, err := g.update(ctx, id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+func (g *Gate) cancel(id string) Result {
+	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
 		op, err := g.move(op, approvals.Cancelled)
 		op.Reason = "withdrawn by the agent"
 		return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
@@ -200,8 +201,8 @@ func (g *Gate) cancel(ctx context.Context, id string) Result {
 
 // Vote counts a person's answer to an operation. A refusal wraps one of the
 // errors of approvals, or ErrNotFound, and changes nothing.
-func (g *Gate) Vote(ctx context.Context, id string, p approvals.Person, approve bool, reason string) (approvals.Operation, error) {
-	op, err := g.update(ctx, id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+func (g *Gate) Vote(id string, p approvals.Person, approve bool, reason string) (approvals.Operation, error) {
+	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
 		op, err := op.Vote(p, approve, reason, g.Now())
 		op.Revision++
 		voted := g.approvalEntry(audit.ApprovalVoted, op)
@@ -228,7 +229,7 @@ func (g *Gate) Vote(ctx context.Context, id string, p approvals.Person, approve 
 
 // update changes a stored operation by compare-and-swap: change is called with
 // the operation as stored, again whenever somebody else was quicker.
-func (g *Gate) update(ctx context.Context, id string, change func(approvals.Operation) (approvals.Operation, []Entry, error)) (approvals.Operation, error) {
+func (g *Gate) update(id string, change func(approvals.Operation) (approvals.Operation, []Entry, error)) (approvals.Operation, error) {
 	for {
 		stored, err := g.Store.Operation(id)
 		if err != nil {
@@ -256,7 +257,7 @@ func (g *Gate) expireLater(op approvals.Operation) {
 		if g.background.Err() != nil {
 			return // the next start takes it up
 		}
-		_, err := g.update(g.background, op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		_, err := g.update(op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
 			if op.State != approvals.PendingApproval {
 				return op, nil, approvals.ErrNotPending
 			}

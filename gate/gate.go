@@ -170,17 +170,17 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 
 	// 1. Decode the arguments, strictly and once.
 	if c.tool = g.find(req.Tool); c.tool == nil {
-		return g.malformed(ctx, c, tools.BadArgument("there is no tool %q; tools/list names those that you may use", req.Tool))
+		return g.malformed(c, tools.BadArgument("there is no tool %q; tools/list names those that you may use", req.Tool))
 	}
 	args, err := c.tool.Decode(req.RawArgs)
 	if err != nil {
-		return g.malformed(ctx, c, err)
+		return g.malformed(c, err)
 	}
 	c.Args = c.tool.Recordable(args)
 
 	// 2. Could this principal ever do this? If not, no cluster is touched.
 	if refusal, could := g.Policy().Could(&req.Principal, req.Tool, c.tool.Scopes); !could {
-		return g.deny(ctx, c, refusal)
+		return g.deny(c, refusal)
 	}
 
 	// 3. The intent. What follows stores it: with the decision where nothing is
@@ -190,13 +190,13 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	// caller learns nothing from it but the names of kinds.
 	// 4. Plan.
 	if c.Call, err = c.tool.Plan(ctx, g.Cluster, args); err != nil {
-		return g.malformed(ctx, c, err)
+		return g.malformed(c, err)
 	}
 	if c.Operation != nil {
 		return g.operationCall(ctx, c)
 	}
 	if c.planDigest, err = c.Plan.Digest(g.digestKey(c.Plan)); err != nil {
-		return g.malformed(ctx, c, err)
+		return g.malformed(c, err)
 	}
 	c.intent = []Entry{g.intentEntry(c)}
 
@@ -219,7 +219,7 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 		// 7. Ask, and wait a little.
 		return g.ask(ctx, c)
 	}
-	return g.deny(ctx, c, c.decision)
+	return g.deny(c, c.decision)
 }
 
 // Visible lists the tools that the principal could be allowed to use, by the
@@ -270,7 +270,7 @@ func (g *Gate) previewAll(ctx context.Context, c *call) (Result, bool) {
 	c.intent = nil
 	var err error
 	if c.previews, err = g.preview(ctx, c.op, c.Plan); err != nil {
-		return g.refusedByCluster(ctx, c, err), false
+		return g.refusedByCluster(c, err), false
 	}
 	return Result{}, true
 }

@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -150,7 +149,7 @@ func recordError(err error) *audit.Error {
 // LoginRefused records a caller who could not be authenticated. A flood of them
 // must not fill the log, so only so many a second become records; the others
 // are counted, and the next record says how many there were.
-func (g *Gate) LoginRefused(ctx context.Context, source audit.Source, why error) {
+func (g *Gate) LoginRefused(source audit.Source, why error) {
 	if !g.logins.limiter.Allow() {
 		g.logins.dropped.Add(1)
 		return
@@ -168,7 +167,7 @@ func (g *Gate) LoginRefused(ctx context.Context, source audit.Source, why error)
 }
 
 // Refused records an authenticated caller's request that never became a call.
-func (g *Gate) Refused(ctx context.Context, p action.Principal, source audit.Source, why error) {
+func (g *Gate) Refused(p action.Principal, source audit.Source, why error) {
 	r := g.record(audit.CallRefused, "", p, "")
 	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "protocol", Message: audit.MaskText(why.Error())}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {

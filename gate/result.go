@@ -56,7 +56,7 @@ func waitStep(op string) string {
 }
 
 // malformed answers a call that cannot be understood, and records it.
-func (g *Gate) malformed(ctx context.Context, c *call, err error) Result {
+func (g *Gate) malformed(c *call, err error) Result {
 	r := g.record(audit.CallRefused, c.op, c.Principal, c.Session)
 	r.Source, r.Outcome, r.Error = &c.Source, audit.Denied, recordError(err)
 	r.Tool = &audit.Tool{Name: c.Tool}
@@ -67,7 +67,7 @@ func (g *Gate) malformed(ctx context.Context, c *call, err error) Result {
 }
 
 // deny answers what policy refuses, and records intent and decision.
-func (g *Gate) deny(ctx context.Context, c *call, d policy.Decision) Result {
+func (g *Gate) deny(c *call, d policy.Decision) Result {
 	entries := c.intent
 	if entries == nil && c.previews == nil {
 		entries = []Entry{g.intentEntry(c)} // refused before there was a plan
@@ -83,7 +83,7 @@ func (g *Gate) deny(ctx context.Context, c *call, d policy.Decision) Result {
 
 // refusedByCluster answers a preview that failed: the API server refuses what
 // was asked, or cannot be asked.
-func (g *Gate) refusedByCluster(ctx context.Context, c *call, err error) Result {
+func (g *Gate) refusedByCluster(c *call, err error) Result {
 	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, nil, nil, err, c.start)
 	if err := g.commit(Batch{Entries: []Entry{outcome}}); err != nil {
 		return g.unrecorded(c, err)

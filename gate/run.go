@@ -18,7 +18,7 @@ import (
 // Start takes up what an earlier run of the server left: operations that were
 // being executed become UNKNOWN and are looked into, approved ones are executed,
 // pending ones wait on. It must be called once, before the first Call.
-func (g *Gate) Start(ctx context.Context) error {
+func (g *Gate) Start() error {
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.slots = make(chan struct{}, maxExecutions)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
@@ -40,7 +40,7 @@ func (g *Gate) Start(ctx context.Context) error {
 		case approvals.Authorized:
 			g.runLater(op.ID)
 		case approvals.Executing:
-			if op, err = g.lost(ctx, op); err != nil {
+			if op, err = g.lost(op); err != nil {
 				return err
 			}
 			fallthrough
@@ -51,10 +51,13 @@ func (g *Gate) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop refuses to begin anything new in the background and waits for what has
-// started, at most until ctx ends.
+// Quit begins nothing new in the background, and makes calls that wait for a
+// person answer where they stand. What it leaves is taken up by the next start.
+func (g *Gate) Quit() { g.stop() }
+
+// Stop quits and waits for what has started, at most until ctx ends.
 func (g *Gate) Stop(ctx context.Context) {
-	g.stop()
+	g.Quit()
 	done := make(chan struct{})
 	go func() {
 		g.work.Wait()
@@ -73,14 +76,16 @@ func (g *Gate) inBackground(f func(ctx context.Context)) {
 		select {
 		case g.slots <- struct{}{}:
 			defer func() { <-g.slots }()
-			f(g.background)
+			if g.background.Err() == nil {
+				f(g.background)
+			}
 		case <-g.background.Done():
 		}
 	})
 }
 
 // lost records that a crash left the outcome of an operation open.
-func (g *Gate) lost(ctx context.Context, op approvals.Operation) (approvals.Operation, error) {
+func (g *Gate) lost(op approvals.Operation) (approvals.Operation, error) {
 	op, err := g.move(op, approvals.Unknown)
 	if err != nil {
 		return op, err
@@ -119,7 +124,7 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation) {
 	}
 	found := combine(all)
 	found.Detail = audit.MaskText(found.Detail)
-	_, err := g.update(ctx, op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+	_, err := g.update(op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
 		op, err := g.move(op, approvals.Reconciled)
 		op.Evidence = found.Result
 		op.Reason = found.Detail
@@ -159,7 +164,7 @@ func (g *Gate) run(ctx context.Context, id string) {
 // an error.
 func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool, err error) {
 	if !g.Now().Before(op.Expires) {
-		return false, g.end(ctx, op, approvals.Expired, "approved, but too late to be started")
+		return false, g.end(op, approvals.Expired, "approved, but too late to be started")
 	}
 	principal := op.Principal
 	if now, ok := g.seen.Load(principal.Key()); ok {
@@ -167,32 +172,32 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	}
 	tool := g.find(op.Tool)
 	if tool == nil {
-		return false, g.end(ctx, op, approvals.Denied, "this server no longer has the tool "+op.Tool)
+		return false, g.end(op, approvals.Denied, "this server no longer has the tool "+op.Tool)
 	}
 	if refusal, could := g.Policy().Could(&principal, op.Tool, tool.Scopes); !could {
-		return false, g.endDenied(ctx, op, refusal)
+		return false, g.endDenied(op, refusal)
 	}
 	previews, err := g.preview(ctx, op.ID, op.Plan)
 	var refused *APIError
 	if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && refused.Code != http.StatusTooManyRequests {
-		return false, g.end(ctx, op, approvals.Stale, "the API server now refuses it: "+refused.Message)
+		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+refused.Message)
 	}
 	if err != nil {
 		return true, err
 	}
 	decision := g.decide(&principal, op.Plan, op.Args, previews)
 	if decision.Effect != policy.Allow && decision.Effect != policy.RequireApproval {
-		return false, g.endDenied(ctx, op, decision)
+		return false, g.endDenied(op, decision)
 	}
 	fresh, err := g.question(op, decision, previews)
 	if err != nil {
 		return false, err
 	}
 	if fresh.PreviewDigest != op.PreviewDigest {
-		return false, g.askAgain(ctx, op, fresh, "what would change is no longer what was approved")
+		return false, g.askAgain(op, fresh, "what would change is no longer what was approved")
 	}
 	if fresh.Missing() > 0 {
-		return false, g.askAgain(ctx, op, fresh, "policy now asks for more than was given")
+		return false, g.askAgain(op, fresh, "policy now asks for more than was given")
 	}
 	if op, err = g.move(op, approvals.Executing); err != nil {
 		return false, err
@@ -213,7 +218,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 }
 
 // end closes an approved operation that will not be executed.
-func (g *Gate) end(ctx context.Context, op approvals.Operation, state approvals.State, reason string, more ...Entry) error {
+func (g *Gate) end(op approvals.Operation, state approvals.State, reason string, more ...Entry) error {
 	op, err := g.move(op, state)
 	if err != nil {
 		return err
@@ -227,14 +232,14 @@ func (g *Gate) end(ctx context.Context, op approvals.Operation, state approvals.
 	return nil
 }
 
-func (g *Gate) endDenied(ctx context.Context, op approvals.Operation, d policy.Decision) error {
+func (g *Gate) endDenied(op approvals.Operation, d policy.Decision) error {
 	op.Rules = d.Rules
-	return g.end(ctx, op, approvals.Denied, d.Reason, g.decidedEntry(op.ID, op.Principal, op.Session, d))
+	return g.end(op, approvals.Denied, d.Reason, g.decidedEntry(op.ID, op.Principal, op.Session, d))
 }
 
 // askAgain makes an approved operation STALE and asks the same anew, with what
 // would change now, in one commit.
-func (g *Gate) askAgain(ctx context.Context, op, fresh approvals.Operation, reason string) error {
+func (g *Gate) askAgain(op, fresh approvals.Operation, reason string) error {
 	fresh.ID, fresh.State, fresh.Revision = newID(), approvals.PendingApproval, 1
 	fresh.Votes, fresh.Supersedes = nil, op.ID
 	fresh.Created, fresh.Updated = g.Now(), g.Now()

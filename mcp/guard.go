@@ -93,7 +93,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			c.principal, err = s.Authenticator.Authenticate(r.Context(), token)
 		}
 		if err != nil {
-			s.Gate.LoginRefused(r.Context(), c.source, err)
+			s.Gate.LoginRefused(c.source, err)
 			s.challenge(w, r, err)
 			return
 		}
@@ -146,7 +146,7 @@ func (s *Server) challenge(w http.ResponseWriter, r *http.Request, err error) {
 // be taken, and records it when it is known whose it was.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, id json.RawMessage, c caller, status, code int, text string) {
 	if c.principal.Subject != "" {
-		s.Gate.Refused(r.Context(), c.principal, c.source, errors.New(text))
+		s.Gate.Refused(c.principal, c.source, errors.New(text))
 	}
 	if id == nil {
 		id = json.RawMessage("null")

@@ -95,7 +95,7 @@ func (s *Server) caller(ctx context.Context) (caller, error) {
 	c := caller{source: audit.Source{Transport: "stdio"}}
 	var err error
 	if c.principal, err = s.Authenticator.Authenticate(ctx, s.Token); err != nil {
-		s.Gate.LoginRefused(ctx, c.source, err)
+		s.Gate.LoginRefused(c.source, err)
 	}
 	return c, err
 }

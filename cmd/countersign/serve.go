@@ -87,7 +87,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown, RequestTimeout: config.RequestTimeout,
 		Node: node, Log: log, Now: time.Now,
 	}
-	if err := g.Start(ctx); err != nil {
+	if err := g.Start(); err != nil {
 		return fmt.Errorf("taking up open operations: %w", err)
 	}
 	defer func() {
@@ -142,6 +142,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	case err = <-failed:
 	case <-ctx.Done():
 		log.Info("stopping")
+		g.Quit() // calls that wait for a person must not hold up the others
 		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
 		defer cancel()
 		err = web.Shutdown(stopping)

@@ -1,0 +1,339 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"countersign/e2e/rig"
+)
+
+// modern is the head of a message of protocol revision 2026-07-28.
+const modern = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"rig","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}`
+
+// send posts a message with the headers of a revision and returns the response.
+func (s *stage) send(ctx context.Context, token, session, version string, headers map[string]string, body string) *http.Response {
+	s.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.server.URL, strings.NewReader(body))
+	if err != nil {
+		s.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	req.Header.Set("Mcp-Protocol-Version", version)
+	req.Header.Set("Authorization", "Bearer "+token)
+	if session != "" {
+		req.Header.Set("Mcp-Session-Id", session)
+	}
+	for name, value := range headers {
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+// pending makes a call wait for a person, and returns a channel with how the
+// waiting call itself ended.
+func (s *stage) pending(ctx context.Context, call func() *http.Response) <-chan string {
+	s.Helper()
+	done := make(chan string, 1)
+	go func() {
+		resp := call()
+		body, err := io.ReadAll(resp.Body)
+		done <- fmt.Sprintf("%s %v", body, err)
+	}()
+	s.eventually("the call waits", func() bool {
+		list, err := s.server.Run(ctx, "approvals", "list")
+		return err == nil && strings.Contains(list, "PENDING_APPROVAL")
+	})
+	return done
+}
+
+// One client cannot cancel another's call by guessing its request id, in either
+// era: mcp-go knows a call without a session by the bare id.
+func TestCancelOfAnother(t *testing.T) {
+	for _, era := range []string{"2025-06-18", "2026-07-28"} {
+		t.Run(era, func(t *testing.T) {
+			s := newStage(t)
+			s.reconfigure("wait: 100ms", "wait: 20s")
+			arguments := fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":50}`, s.namespace)
+			done := s.pending(s.ctx, func() *http.Response {
+				if era == "2025-06-18" {
+					return s.send(s.ctx, world.token, s.agent.Session, era, nil,
+						`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`}}`)
+				}
+				return s.send(s.ctx, world.token, "", era, map[string]string{"Mcp-Method": "tools/call", "Mcp-Name": "scale_deployment"},
+					`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`,`+modern+`}}`)
+			})
+			attacker := &rig.Agent{URL: s.server.URL, Token: world.other}
+			if err := attacker.Connect(s.ctx); err != nil {
+				t.Fatal(err)
+			}
+			cancels := []struct{ session, version, meta string }{
+				{"", "2025-06-18", ""},
+				{attacker.Session, "2025-06-18", ""},
+				{s.agent.Session, "2025-06-18", ""},
+				{"", "2026-07-28", "," + modern},
+				{attacker.Session, "2026-07-28", "," + modern},
+				{attacker.Session, "2025-06-18", "," + modern},
+			}
+			for _, c := range cancels {
+				s.send(s.ctx, world.other, c.session, c.version, map[string]string{"Mcp-Method": "notifications/cancelled"},
+					`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7`+c.meta+`}}`)
+			}
+			// The call still waits: approved, it is the one that answers.
+			list, err := s.server.Run(s.ctx, "approvals", "list", "-o", "json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ops []struct{ ID string }
+			if err := json.Unmarshal([]byte(list), &ops); err != nil || len(ops) != 1 {
+				t.Fatalf("%s %v", list, err)
+			}
+			if _, err := s.server.Run(s.ctx, "approvals", "approve", ops[0].ID); err != nil {
+				t.Fatal(err)
+			}
+			if answer := <-done; !strings.Contains(answer, `"status":"succeeded"`) {
+				t.Errorf("the waiting call ended with %s", answer)
+			}
+		})
+	}
+}
+
+// Progress goes to the call that it is about and to nobody else; there is no
+// stream on which another could listen.
+func TestProgressOfAnother(t *testing.T) {
+	s := newStage(t)
+	s.reconfigure("wait: 100ms", "wait: 12s")
+	arguments := fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":50}`, s.namespace)
+	for _, session := range []string{"", s.agent.Session} {
+		req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, s.server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "text/event-stream")
+		req.Header.Set("Authorization", "Bearer "+world.other)
+		req.Header.Set("Mcp-Session-Id", session)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusMethodNotAllowed && resp.StatusCode != http.StatusNotFound {
+			t.Errorf("a listening stream was opened: %d", resp.StatusCode)
+		}
+	}
+	done := s.pending(s.ctx, func() *http.Response {
+		return s.send(s.ctx, world.token, s.agent.Session, "2025-06-18", nil,
+			`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`,"_meta":{"progressToken":"mine"}}}`)
+	})
+	attacker := &rig.Agent{URL: s.server.URL, Token: world.other}
+	if err := attacker.Connect(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	var heard bytes.Buffer
+	for {
+		_, body, err := attacker.Post(s.ctx, []byte(`{"jsonrpc":"2.0","id":1,"method":"ping"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard.Write(body)
+		select {
+		case answer := <-done:
+			if !strings.Contains(answer, `"progressToken":"mine"`) || !strings.Contains(answer, "pending_approval") {
+				t.Errorf("the caller heard %s", answer)
+			}
+			if strings.Contains(heard.String(), "progress") {
+				t.Errorf("the other heard %s", heard.String())
+			}
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// A session belongs to the principal that opened it.
+func TestSessionOfAnother(t *testing.T) {
+	s := newStage(t)
+	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
+		req, err := http.NewRequestWithContext(s.ctx, method, s.server.URL, strings.NewReader(ping))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+world.other)
+		req.Header.Set("Mcp-Session-Id", s.agent.Session)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s on another's session: %d", method, resp.StatusCode)
+		}
+	}
+	if resp := s.send(s.ctx, world.token, s.agent.Session, "2025-06-18", nil, ping); resp.StatusCode != http.StatusOK {
+		t.Errorf("the owner's session is gone: %d", resp.StatusCode)
+	}
+}
+
+// Who has no valid token gets a challenge and no detail, and is in the log; the
+// token is nowhere.
+func TestLogin(t *testing.T) {
+	s := newStage(t)
+	wrongAudience, err := token(s.ctx, "oncall", "https://elsewhere.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(world.token, ".")
+	forged := parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2]))
+	for name, bad := range map[string]string{"none": "", "wrong audience": wrongAudience, "forged": forged, "not a JWT": "hunter2"} {
+		resp := s.send(s.ctx, bad, "", "2025-06-18", nil, `{"jsonrpc":"2.0","id":1,"method":"ping"}`)
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(resp.Header.Get("WWW-Authenticate"), "resource_metadata=") {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, resp.Header.Get("WWW-Authenticate"))
+		}
+		if got := strings.TrimSpace(string(body)); got != "a valid bearer token is needed" {
+			t.Errorf("%s: the caller is told %q", name, got)
+		}
+	}
+	records, err := s.server.Export(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, r := range records {
+		if r.Type == "login.refused" {
+			refused++
+		}
+		for _, secret := range []string{wrongAudience, forged, "hunter2", world.token} {
+			if strings.Contains(r.Raw, secret) {
+				t.Errorf("a token is in the log: %s", r.Raw)
+			}
+		}
+	}
+	if refused != 4 {
+		t.Errorf("%d refused logins are in the log", refused)
+	}
+}
+
+// A foreign Host or Origin, a body beyond the limit, and nesting without end.
+func TestGuard(t *testing.T) {
+	s := newStage(t)
+	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	for _, row := range []struct {
+		name, host, origin, body string
+		want                     int
+	}{
+		{"the agent's own", "", "", ping, 200},
+		{"our origin", "", "http://127.0.0.1", ping, 200},
+		{"foreign origin", "", "https://evil.example", ping, 403},
+		{"rebound host", "evil.example", "", ping, 403},
+		{"10 MiB", "", "", `{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"` + strings.Repeat("x", 10<<20) + `"}}`, 413},
+		{"deep", "", "", `{"jsonrpc":"2.0","id":1,"method":"ping","params":` + strings.Repeat(`{"a":`, 1000) + `1` + strings.Repeat(`}`, 1000) + `}`, 400},
+		{"not JSON", "", "", `hello`, 400},
+	} {
+		req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.server.URL, strings.NewReader(row.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+world.token)
+		req.Header.Set("Mcp-Session-Id", s.agent.Session)
+		if row.host != "" {
+			req.Host = row.host
+		}
+		if row.origin != "" {
+			req.Header.Set("Origin", row.origin)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatalf("%s: %v", row.name, err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != row.want {
+			t.Errorf("%s: %d instead of %d", row.name, resp.StatusCode, row.want)
+		}
+	}
+	// What fits the guard but not a manifest is refused by the tool.
+	answer, err := s.agent.Call(s.ctx, "apply_manifest", `{"manifest":"`+strings.Repeat("#", 2<<20)+`"}`)
+	if err != nil || !strings.Contains(answer.Text, "1048576 is the most that is taken") {
+		t.Errorf("%.300s %v", answer.Text, err)
+	}
+}
+
+// The same job over stdio, for the one caller whose token is in the environment.
+func TestStdio(t *testing.T) {
+	for _, row := range []struct{ name, token, want string }{
+		{"good", world.token, `"text":"Data from the cluster`},
+		{"refused", "nonsense", "the token in COUNTERSIGN_TOKEN was refused"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := t.TempDir()
+			server, err := newServer(dir, world.cluster.Kubeconfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), server.Binary, "serve", "--stdio", "--config", server.Config)
+			cmd.Env = append(os.Environ(), "COUNTERSIGN_TOKEN="+row.token)
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(stdout)
+			exchange := func(message string) string {
+				fmt.Fprintln(stdin, message)
+				answer, err := lines.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				return answer
+			}
+			exchange(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"rig","version":"1"}}}`)
+			if answer := exchange(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"list_namespaces","arguments":{}}}`); !strings.Contains(answer, row.want) {
+				t.Error(answer)
+			}
+			stdin.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// reconfigure changes the configuration file and starts the server again.
+func (s *stage) reconfigure(old, new string) {
+	s.Helper()
+	if err := s.server.Stop(); err != nil {
+		s.Fatal(err)
+	}
+	config, err := os.ReadFile(s.server.Config)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := os.WriteFile(s.server.Config, bytes.Replace(config, []byte(old), []byte(new), 1), 0o600); err != nil {
+		s.Fatal(err)
+	}
+	s.start()
+}
