@@ -80,6 +80,7 @@ func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() 
 	return action.NewPreview(live, result), nil
 }
 
+// object sends a request and decodes the object that it answers with.
 func (c *cluster) object(ctx context.Context, a action.Action, auditID string, dryRun bool) (map[string]any, error) {
 	response, err := c.send(ctx, a, auditID, "", dryRun)
 	if err != nil {
@@ -91,6 +92,11 @@ func (c *cluster) object(ctx context.Context, a action.Action, auditID string, d
 	}
 	if meta, ok := object["metadata"].(map[string]any); ok {
 		delete(meta, "managedFields") // large, and nobody decides on it
+	}
+	if spec, ok := object["spec"].(map[string]any); ok && a.Subresource == "scale" && spec["replicas"] == nil {
+		// A Scale leaves a zero out (autoscaling/v1, omitempty). Written out, rules
+		// and people see that it is 0.
+		spec["replicas"] = int64(0)
 	}
 	return object, nil
 }

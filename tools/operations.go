@@ -12,6 +12,10 @@ import (
 // call after about a minute.
 const MaxWait = 45 * time.Second
 
+// cancelName is the one tool that sends nothing to a cluster and changes
+// something all the same: whether an operation still waits.
+const cancelName = "cancel_operation"
+
 type operationInput struct {
 	Op string `json:"op" jsonschema:"the op of an earlier answer"`
 }
@@ -45,7 +49,7 @@ func waitForOperation() *Tool {
 
 func cancelOperation() *Tool {
 	return operationTool(Tool{
-		Name:        "cancel_operation",
+		Name:        cancelName,
 		Title:       "Cancel an operation",
 		Description: "Withdraws one of your earlier calls that still waits for approval.",
 	}, nil, func(in operationInput) OperationCall { return OperationCall{Verb: CancelOperation, ID: in.Op} })

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/jsonschema-go/jsonschema"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -152,9 +154,9 @@ func (t *Tool) finish(clusters []string) {
 	}
 }
 
-// ReadOnly reports whether no call of this tool can change a cluster.
+// ReadOnly reports whether no call of this tool can change anything.
 func (t *Tool) ReadOnly() bool {
-	return !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return !s.ReadOnly() })
+	return t.Name != cancelName && !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return !s.ReadOnly() })
 }
 
 // Destructive reports whether a call can take something away.
@@ -190,28 +192,76 @@ func (t *Tool) Decode(raw []byte) (map[string]any, error) {
 	}
 	for name := range args {
 		if !slices.Contains(t.names, name) {
-			return nil, BadArgument("unknown argument %q; %s takes %s", name, t.Name, strings.Join(t.names, ", "))
+			return nil, BadArgument("unknown argument %.100q; %s takes %s", name, t.Name, strings.Join(t.names, ", "))
 		}
 	}
-	if err := t.resolved.Validate(args); err != nil {
-		return nil, BadArgument("%s", readable(err))
+	if t.resolved.Validate(args) != nil {
+		return nil, BadArgument("%s", t.explain(args))
 	}
 	return args, nil
 }
 
-// readable shortens the schema library's error, which is a path through the
-// schema, to the argument and what is wrong with it.
-func readable(err error) string {
-	text := err.Error()
-	text = strings.TrimPrefix(text, "validating root: ")
-	if rest, ok := strings.CutPrefix(text, "validating /properties/"); ok {
-		text = "argument " + rest
+// explain says what does not fit the schema. The schema library's own words
+// repeat the value, which can be large, or a Secret given in the wrong form.
+func (t *Tool) explain(args map[string]any) string {
+	schema := t.resolved.Schema()
+	var wrong []string
+	for _, name := range t.names {
+		property := schema.Properties[name]
+		value, given := args[name]
+		number, isNumber := asNumber(value)
+		text, isText := value.(string)
+		switch {
+		case !given && slices.Contains(schema.Required, name):
+			wrong = append(wrong, fmt.Sprintf("argument %s is missing", name))
+		case !given:
+		case property.Type == "string" && !isText, property.Type == "boolean" && value != true && value != false,
+			property.Type == "integer" && (!isNumber || number != math.Trunc(number)):
+			wrong = append(wrong, fmt.Sprintf("argument %s is %s where %s is expected", name, kindOf(value), words[property.Type]))
+		case property.Enum != nil && !slices.Contains(property.Enum, value):
+			wrong = append(wrong, fmt.Sprintf("argument %s is not one of %v", name, property.Enum))
+		case isNumber && property.Minimum != nil && (number < *property.Minimum || number > *property.Maximum):
+			wrong = append(wrong, fmt.Sprintf("argument %s is %v; from %v to %v is expected", name, number, *property.Minimum, *property.Maximum))
+		case isText && property.MaxLength != nil && utf8.RuneCountInString(text) > *property.MaxLength:
+			wrong = append(wrong, fmt.Sprintf("argument %s is longer than %d characters", name, *property.MaxLength))
+		}
 	}
-	return text
+	if wrong == nil {
+		return "the arguments do not fit the schema of " + t.Name
+	}
+	return strings.Join(wrong, "; ")
+}
+
+var words = map[string]string{"string": "text", "boolean": "true or false", "integer": "a whole number"}
+
+func kindOf(value any) string {
+	switch value.(type) {
+	case nil:
+		return "null"
+	case string:
+		return "text"
+	case bool:
+		return "true or false"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	}
+	return "a number"
+}
+
+func asNumber(value any) (float64, bool) {
+	switch n := value.(type) {
+	case int64:
+		return float64(n), true
+	case float64:
+		return n, true
+	}
+	return 0, false
 }
 
 // Plan says what the decoded arguments ask for. Every Action of the Plan lies
-// within the tool's Scopes.
+// within the tool's Scopes, and its names are names and not paths.
 func (t *Tool) Plan(ctx context.Context, r Resolver, args map[string]any) (Call, error) {
 	args = maps.Clone(args)
 	var cluster string
@@ -232,6 +282,9 @@ func (t *Tool) Plan(ctx context.Context, r Resolver, args map[string]any) (Call,
 	for i := range call.Plan.Actions {
 		a := &call.Plan.Actions[i]
 		a.Cluster = cluster
+		if err := checkNames(*a); err != nil {
+			return Call{}, err
+		}
 		if !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return s.Covers(*a) }) {
 			return Call{}, fmt.Errorf("tool %s planned %s, which is outside its scopes", t.Name, a)
 		}
