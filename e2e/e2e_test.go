@@ -60,7 +60,7 @@ func testMain(m *testing.M) int {
 }
 
 func prepare(ctx context.Context, dir string) (err error) {
-	if world.binary, err = rig.BuildServer(ctx, dir, "-race"); err != nil {
+	if world.binary, err = rig.BuildServer(ctx, dir, raceFlag...); err != nil {
 		return err
 	}
 	if world.cluster, err = rig.StartControlPlane(ctx, dir, audience, os.Stderr); err != nil {
