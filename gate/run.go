@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -76,6 +77,13 @@ func (g *Gate) inBackground(f func(ctx context.Context)) {
 		select {
 		case g.slots <- struct{}{}:
 			defer func() { <-g.slots }()
+			defer func() {
+				// One operation that cannot be handled must not take the others with
+				// it, at this start and at every next one.
+				if r := recover(); r != nil {
+					g.Log.Error("work on an operation panicked", "panic", r, "stack", string(debug.Stack()))
+				}
+			}()
 			if g.background.Err() == nil {
 				f(g.background)
 			}

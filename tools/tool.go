@@ -294,7 +294,13 @@ func (t *Tool) Plan(ctx context.Context, r Resolver, args map[string]any) (Call,
 
 // Render turns the answers into what the agent reads. The text still holds
 // whatever the cluster said: gate masks it.
-func (t *Tool) Render(responses []Response) (string, error) { return t.render(responses) }
+// Without an answer there is nothing to say.
+func (t *Tool) Render(responses []Response) (string, error) {
+	if len(responses) == 0 {
+		return "", nil
+	}
+	return t.render(responses)
+}
 
 // manifestArgument is the one argument that is too large and too secret for a
 // record's arguments; what it says is recorded as the Plan's body.
