@@ -85,13 +85,27 @@ func mentions(checked *cel.Ast, names []string) bool {
 func (c *condition) eval(vars map[string]any) (bool, error) {
 	value, _, err := c.program.Eval(vars)
 	if err != nil {
-		return false, err
+		return false, safe(err)
 	}
 	holds, ok := value.Value().(bool)
 	if !ok {
 		return false, fmt.Errorf("gave %v instead of true or false", value.Type())
 	}
 	return holds, nil
+}
+
+// harmless are the beginnings of CEL errors that name keys, types and limits.
+// Others repeat the value that they failed on, which may be a secret one, and
+// the text goes to the agent and into the log.
+var harmless = []string{"no such key", "no such attribute", "no such overload", "operation cancelled", "actual cost limit exceeded"}
+
+func safe(err error) error {
+	for _, beginning := range harmless {
+		if strings.HasPrefix(err.Error(), beginning) {
+			return err
+		}
+	}
+	return errors.New("its condition failed on a value")
 }
 
 // variables are what a condition can name. The values are decoded JSON or made
@@ -106,7 +120,7 @@ func variables(req Request) map[string]any {
 		"tool": req.Tool,
 		"args": req.Args,
 		"action": map[string]any{
-			"cluster": a.Cluster, "verb": a.Verb, "group": a.Resource.Group, "version": a.Resource.Version,
+			"cluster": a.Cluster, "verb": a.Verb, "verbs": a.Verbs(), "group": a.Resource.Group, "version": a.Resource.Version,
 			"resource": a.Resource.Resource, "kind": a.Resource.Kind, "subresource": a.Subresource,
 			"namespace": a.Namespace, "name": a.Name,
 		},

@@ -37,7 +37,7 @@ type ruleSpec struct {
 	// Name is how decisions, records and errors call the rule; unique in the set.
 	Name string `yaml:"name"`
 	// Effect is allow, require_approval or deny.
-	Effect Effect `yaml:"effect"`
+	Effect string `yaml:"effect"`
 	// Match says which requests the rule is about. Every field that is given
 	// must match; entries within one are alternatives.
 	Match matchSpec `yaml:"match"`
@@ -183,9 +183,9 @@ type mistake struct {
 func compile(spec ruleSpec) (*rule, []mistake) {
 	var mistakes []mistake
 	bad := func(text string, path ...any) { mistakes = append(mistakes, mistake{path, text}) }
-	r := &rule{name: spec.Name, effect: spec.Effect, message: spec.Message, match: compileMatch(spec.Match)}
+	r := &rule{name: spec.Name, effect: Effect(spec.Effect), message: spec.Message, match: compileMatch(spec.Match)}
 
-	switch spec.Effect {
+	switch r.effect {
 	case Allow, Deny:
 		if spec.Approval != nil {
 			bad("approval is for effect require_approval only", "approval")

@@ -125,10 +125,10 @@ func (m *match) request(a *action.Action, strict bool) bool {
 		return false
 	}
 	namespace := a.Namespace
-	if a.Resource.Group == "" && a.Resource.Resource == "namespaces" {
+	if a.Resource.GroupResource() == "namespaces" {
 		namespace = a.Name // as the API server's authorizer sees it
 	}
-	wideNamespace := a.Resource.Namespaced && a.Namespace == "" || a.Resource.Resource == "namespaces" && a.Name == ""
+	wideNamespace := namespace == "" && (a.Resource.Namespaced || a.Resource.GroupResource() == "namespaces")
 	return part(m.namespaces, namespace, wideNamespace, strict) && part(m.names, a.Name, a.Name == "", strict)
 }
 

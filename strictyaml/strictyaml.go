@@ -137,9 +137,9 @@ func Decode(file string, data []byte, newValue func() any) ([]*Document, error) 
 }
 
 var (
-	atLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	unknown   = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
-	wrongType = regexp.MustCompile("^cannot unmarshal !!(\\w+) (?:`(.*)` )?into (\\S+)$")
+	atLine    = regexp.MustCompile(`(?s)^(?:yaml: )?line (\d+): (.*)$`)
+	unknown   = regexp.MustCompile(`(?s)^field (.*) not found in type .+$`)
+	wrongType = regexp.MustCompile("(?s)^cannot unmarshal !*(.*?) (?:`(.*)` )?into (.+)$")
 	words     = map[string]string{"str": "text", "int": "a number", "seq": "a list", "map": "a mapping", "bool": "true or false", "float": "a number"}
 )
 
@@ -182,10 +182,9 @@ func expected(goType string) string {
 	switch {
 	case strings.HasPrefix(goType, "[]"):
 		return "a list"
-	case strings.HasPrefix(goType, "map["), strings.Contains(goType, "."):
-		if goType == "time.Duration" {
-			return `a duration such as "45s"`
-		}
+	case goType == "time.Duration":
+		return `a duration such as "45s"`
+	case strings.HasPrefix(goType, "map["), strings.HasPrefix(goType, "struct {"), strings.Contains(goType, "."):
 		return "a mapping"
 	case strings.HasPrefix(goType, "int"), strings.HasPrefix(goType, "uint"):
 		return "a whole number"

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
+	yamlnode "go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -84,13 +85,16 @@ func applyAction(ctx context.Context, r Resolver, cluster string, in applyManife
 		return action.Action{}, BadArgument("metadata.managedFields cannot be applied: leave it out")
 	}
 	name, ok := meta["name"].(string)
-	if !ok || name == "" {
+	switch {
+	case !ok && meta["name"] != nil:
+		return action.Action{}, BadArgument("metadata.name is not text: write it in quotes")
+	case name == "":
 		return action.Action{}, BadArgument("metadata.name is needed; generateName cannot be applied")
 	}
 	var namespace string
 	if value, found := meta["namespace"]; found {
 		if namespace, ok = value.(string); !ok {
-			return action.Action{}, BadArgument("metadata.namespace is not text")
+			return action.Action{}, BadArgument("metadata.namespace is not text: write it in quotes")
 		}
 	}
 	switch {
@@ -125,17 +129,18 @@ func parseManifest(text string) ([]map[string]any, error) {
 			break
 		}
 		if err != nil {
-			return nil, BadArgument("manifest, document %d: %v", n, err)
+			return nil, BadArgument(`manifest, document %d: a line begins with "---" and goes on: write "---" on a line of its own`, n)
 		}
 		if len(bytes.TrimSpace(document)) == 0 {
 			continue
 		}
+		if err := checkDocument(document); err != nil {
+			return nil, BadArgument("manifest, document %d %v", n, err)
+		}
 		data, err := yaml.YAMLToJSONStrict(document)
 		if err != nil {
-			return nil, BadArgument("manifest, document %d does not parse: %v", n, err)
-		}
-		if len(data) > 4*maxManifest {
-			return nil, BadArgument("manifest, document %d unfolds to %d bytes: write it without so many aliases", n, len(data))
+			reason, _, _ := strings.Cut(err.Error(), ", value: ") // which may be a secret one
+			return nil, BadArgument("manifest, document %d does not parse: %s", n, reason)
 		}
 		var value any
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &value); err != nil {
@@ -159,6 +164,48 @@ func parseManifest(text string) ([]map[string]any, error) {
 		return nil, BadArgument("the manifest holds no object")
 	}
 	return objects, nil
+}
+
+// maxUnfolded bounds a document with its aliases written out.
+const maxUnfolded = 4 * maxManifest
+
+// checkDocument refuses what the YAML decoder would not. It bounds how many
+// aliases there are, but not how long what they repeat is; and it leaves out a
+// second document that begins in a way that the reader does not split at.
+func checkDocument(document []byte) error {
+	suspect := func(mark string) bool { return bytes.Contains(document, []byte(mark)) }
+	if !suspect("&") && !suspect("...") && !suspect("---") {
+		return nil
+	}
+	decoder := yamlnode.NewDecoder(bytes.NewReader(document))
+	var node, second yamlnode.Node
+	if err := decoder.Decode(&node); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("does not parse: %w", err)
+	}
+	if unfolded(&node, map[*yamlnode.Node]int{}) > maxUnfolded {
+		return fmt.Errorf("unfolds to more than %d bytes: write it without so many aliases", maxUnfolded)
+	}
+	if !errors.Is(decoder.Decode(&second), io.EOF) {
+		return errors.New(`holds more than one: write "---" on a line of its own between them`)
+	}
+	return nil
+}
+
+// unfolded is the size of what a node stands for, or just more than maxUnfolded.
+func unfolded(node *yamlnode.Node, sizes map[*yamlnode.Node]int) int {
+	if node.Kind == yamlnode.AliasNode {
+		node = node.Alias
+	}
+	if size, known := sizes[node]; known {
+		return size
+	}
+	sizes[node] = 0 // for an anchor within itself, which the decoder refuses
+	size := len(node.Value) + 1
+	for _, part := range node.Content {
+		size = min(size+unfolded(part, sizes), maxUnfolded+1)
+	}
+	sizes[node] = size
+	return size
 }
 
 func flatten(objects []map[string]any, object map[string]any, depth int) ([]map[string]any, error) {
@@ -246,8 +293,10 @@ func deleteResource() *Tool {
 	}, renderChange("deleted"))
 }
 
-// checkTarget refuses a name or namespace that the API server would refuse, or
-// that would make another path of the request's URL, before policy sees it.
+// maxName is the longest name of an object (RFC 1123 subdomain).
+const maxName = 253
+
+// checkTarget refuses a request about one object that does not say which.
 func checkTarget(a action.Action) error {
 	switch {
 	case a.Resource.Namespaced && a.Namespace == "":
@@ -257,13 +306,20 @@ func checkTarget(a action.Action) error {
 	case a.Name == "":
 		return BadArgument("name is empty")
 	}
-	if wrong := content.IsPathSegmentName(a.Name); len(wrong) > 0 {
+	return nil
+}
+
+// checkNames refuses a name or namespace that the API server would refuse, or
+// that would make another path of the request's URL, before policy sees it.
+func checkNames(a action.Action) error {
+	if len(a.Name) > maxName {
+		return BadArgument("name has %d bytes; at most %d are taken", len(a.Name), maxName)
+	}
+	if wrong := content.IsPathSegmentName(a.Name); a.Name != "" && len(wrong) > 0 {
 		return BadArgument("name %q %s", a.Name, strings.Join(wrong, ", "))
 	}
-	if a.Namespace != "" {
-		if wrong := validation.IsDNS1123Label(a.Namespace); len(wrong) > 0 {
-			return BadArgument("namespace %q: %s", a.Namespace, strings.Join(wrong, ", "))
-		}
+	if wrong := validation.IsDNS1123Label(a.Namespace); a.Namespace != "" && len(wrong) > 0 {
+		return BadArgument("namespace %.100q: %s", a.Namespace, strings.Join(wrong, ", "))
 	}
 	return nil
 }

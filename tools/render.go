@@ -53,7 +53,7 @@ func renderTable(responses []Response) (string, error) {
 		}
 		for i, cell := range row.Cells {
 			if i < len(table.ColumnDefinitions) && table.ColumnDefinitions[i].Priority == 0 {
-				cells = append(cells, oneLine(fmt.Sprint(cell)))
+				cells = append(cells, cellText(cell))
 			}
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
@@ -74,7 +74,7 @@ func renderTable(responses []Response) (string, error) {
 	} else if table.Continue != "" {
 		cut += fmt.Sprintf("%d shown, and there are more.", shown)
 	}
-	if table.Continue != "" {
+	if table.Continue != "" && shown == len(table.Rows) { // else it would leave out the rows that were cut
 		cut += " Narrow with label_selector or field_selector, or go on with continue: " + table.Continue + "\n"
 	}
 	return text + cut, nil
@@ -90,7 +90,13 @@ func rowNamespace(row metav1.TableRow) string {
 	return partial.Namespace
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// cellText is a cell on one line; one without a value is empty, as in kubectl get.
+func cellText(cell any) string {
+	if cell == nil {
+		return ""
+	}
+	return strings.Join(strings.Fields(fmt.Sprint(cell)), " ")
+}
 
 // renderObject writes one object as YAML, with secret values masked and without
 // what nobody reads.
@@ -125,8 +131,10 @@ func renderLog(responses []Response) (string, error) {
 		return text, nil
 	}
 	tail := text[len(text)-maxBytes:]
-	if i := strings.IndexByte(tail, '\n'); i >= 0 {
+	if i := strings.IndexByte(tail, '\n'); i >= 0 && i < len(tail)-1 {
 		tail = tail[i+1:]
+	} else {
+		tail = strings.ToValidUTF8(tail, "") // a single line, cut within a character
 	}
 	return fmt.Sprintf("(the last %d of %d bytes; narrow with tail_lines or since_seconds)\n%s", len(tail), len(text), tail), nil
 }

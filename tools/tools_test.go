@@ -1,0 +1,284 @@
+package tools
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"countersign/action"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file under testdata, or writes it with -update.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (go test ./tools -update writes it)", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is\n%s\nnow it would be\n%s", path, want, got)
+	}
+}
+
+func indented(t *testing.T, v any) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// served is what the cluster of these tests serves: the names that people use,
+// and the one resource behind them.
+var served = map[string]action.Resource{
+	"pod pods po":             {Version: "v1", Resource: "pods", Kind: "Pod", Namespaced: true},
+	"secret secrets":          {Version: "v1", Resource: "secrets", Kind: "Secret", Namespaced: true},
+	"configmap configmaps cm": {Version: "v1", Resource: "configmaps", Kind: "ConfigMap", Namespaced: true},
+	"namespace namespaces ns": {Version: "v1", Resource: "namespaces", Kind: "Namespace"},
+	"node nodes no":           {Version: "v1", Resource: "nodes", Kind: "Node"},
+	"deployment deployments deploy deployments.apps": {Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
+	"clusterrole clusterroles":                       {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles", Kind: "ClusterRole"},
+}
+
+// resolver resolves as kube does: kinds in any case, manifests by apiVersion.
+type resolver struct{}
+
+func (resolver) Resolve(_ context.Context, cluster, apiVersion, kind string) (action.Resource, error) {
+	for names, r := range served {
+		version := strings.TrimPrefix(r.Group+"/"+r.Version, "/")
+		if apiVersion == "" && slices.Contains(strings.Fields(names), strings.ToLower(kind)) || apiVersion == version && kind == r.Kind {
+			return r, nil
+		}
+	}
+	return action.Resource{}, BadArgument("cluster %s serves no kind %q", cluster, strings.TrimSpace(apiVersion+" "+kind))
+}
+
+func tool(t testing.TB, name string, clusters ...string) *Tool {
+	t.Helper()
+	if len(clusters) == 0 {
+		clusters = []string{"local"}
+	}
+	for _, tool := range All(clusters) {
+		if tool.Name == name {
+			return tool
+		}
+	}
+	t.Fatalf("no tool %s", name)
+	return nil
+}
+
+// plan decodes and plans a call, as gate does.
+func plan(t testing.TB, tool *Tool, args string) (Call, error) {
+	t.Helper()
+	decoded, err := tool.Decode([]byte(args))
+	if err != nil {
+		return Call{}, err
+	}
+	return tool.Plan(t.Context(), resolver{}, decoded)
+}
+
+// What a client is told of each tool: the file is what a reviewer looks at when
+// a tool changes, and what a client's cached copy would differ from.
+func TestSchemas(t *testing.T) {
+	type scope struct {
+		Verbs                 []string
+		Resource, Subresource string
+	}
+	var names []string
+	for _, tool := range All([]string{"local"}) {
+		names = append(names, tool.Name+".json")
+		var scopes []scope
+		for _, s := range tool.Scopes {
+			scopes = append(scopes, scope(s))
+		}
+		golden(t, "schemas/"+tool.Name+".json", indented(t, map[string]any{
+			"name": tool.Name, "title": tool.Title, "description": tool.Description, "schema": tool.Schema, "scopes": scopes,
+			"readOnly": tool.ReadOnly(), "destructive": tool.Destructive(), "idempotent": tool.Idempotent(),
+		}))
+	}
+	files, err := os.ReadDir("testdata/schemas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if !slices.Contains(names, file.Name()) {
+			t.Errorf("testdata/schemas/%s is of no tool", file.Name())
+		}
+	}
+	if len(slices.Compact(slices.Sorted(slices.Values(names)))) != len(names) {
+		t.Errorf("two tools share a name: %v", names)
+	}
+}
+
+// With one cluster there is nothing to choose; with more, every tool about a
+// cluster must be told which.
+func TestClusterArgument(t *testing.T) {
+	for _, tool := range All([]string{"local"}) {
+		if bytes.Contains(tool.Schema, []byte(`"cluster"`)) {
+			t.Errorf("%s takes a cluster, though there is only one", tool.Name)
+		}
+	}
+	for _, tool := range All([]string{"east", "west"}) {
+		var schema struct {
+			Properties map[string]struct{ Enum []string }
+			Required   []string
+		}
+		if err := json.Unmarshal(tool.Schema, &schema); err != nil {
+			t.Fatal(err)
+		}
+		cluster, has := schema.Properties["cluster"]
+		if about := len(tool.Scopes) > 0; has != about || slices.Contains(schema.Required, "cluster") != about {
+			t.Errorf("%s: cluster argument %v, required %v", tool.Name, has, schema.Required)
+		} else if about && !slices.Equal(cluster.Enum, []string{"east", "west"}) {
+			t.Errorf("%s: cluster is one of %v", tool.Name, cluster.Enum)
+		}
+	}
+
+	scale := tool(t, "scale_deployment", "east", "west")
+	call, err := plan(t, scale, `{"cluster":"west","namespace":"shop","name":"web","replicas":3}`)
+	if err != nil || call.Plan.Actions[0].Cluster != "west" || call.Args["cluster"] != "west" {
+		t.Errorf("got %+v, %v", call, err)
+	}
+	for args, want := range map[string]string{
+		`{"namespace":"shop","name":"web","replicas":3}`:                    "argument cluster is missing",
+		`{"cluster":"north","namespace":"shop","name":"web","replicas":3}`:  "argument cluster is not one of [east west]",
+		`{"cluster":"","namespace":"shop","name":"web","replicas":3}`:       "argument cluster is not one of [east west]",
+		`{"cluster":null,"namespace":"shop","name":"web","replicas":3}`:     "argument cluster is null where text is expected",
+		`{"cluster":["west"],"namespace":"shop","name":"web","replicas":3}`: "argument cluster is a list where text is expected",
+	} {
+		if _, err := plan(t, scale, args); err == nil || err.Error() != want {
+			t.Errorf("%s: %v; want %s", args, err, want)
+		}
+	}
+	if _, err := plan(t, tool(t, "scale_deployment"), `{"cluster":"local","namespace":"shop","name":"web","replicas":3}`); err == nil {
+		t.Error("with one cluster, a cluster argument is unknown")
+	}
+}
+
+// Hints come from the scopes, and say no less than what a tool can do.
+func TestHints(t *testing.T) {
+	scopes := func(verbs ...string) *Tool { return &Tool{Scopes: []action.Scope{{Verbs: verbs}}} }
+	for _, row := range []struct {
+		tool                              *Tool
+		readOnly, destructive, idempotent bool
+	}{
+		{scopes("get", "list"), true, false, true},
+		{scopes("create"), false, false, false},
+		{scopes("create", "patch"), false, true, true},
+		{scopes("patch"), false, true, true},
+		{scopes("update"), false, true, true},
+		{scopes("get", "delete"), false, true, true},
+		{&Tool{Scopes: []action.Scope{{Verbs: []string{"get"}}, {Verbs: []string{"delete"}}}}, false, true, true},
+		{&Tool{}, true, false, true},
+	} {
+		if row.tool.ReadOnly() != row.readOnly || row.tool.Destructive() != row.destructive || row.tool.Idempotent() != row.idempotent {
+			t.Errorf("%v: read-only %v, destructive %v, idempotent %v", row.tool.Scopes, row.tool.ReadOnly(), row.tool.Destructive(), row.tool.Idempotent())
+		}
+	}
+}
+
+// goodCalls are calls of every tool, each with a golden plan.
+var goodCalls = map[string]struct{ tool, args string }{
+	"list_namespaces":              {"list_namespaces", `{}`},
+	"list_namespaces_narrowed":     {"list_namespaces", `{"label_selector":"team=shop","limit":5,"continue":"abc"}`},
+	"list_resources":               {"list_resources", `{"kind":"deploy","namespace":"shop"}`},
+	"list_resources_everywhere":    {"list_resources", `{"kind":"Pod","all_namespaces":true,"label_selector":"app=web","field_selector":"status.phase=Running","limit":500}`},
+	"list_resources_cluster_scope": {"list_resources", `{"kind":"nodes"}`},
+	"get_resource":                 {"get_resource", `{"kind":"cm","name":"settings","namespace":"shop"}`},
+	"get_resource_cluster_scope":   {"get_resource", `{"kind":"ClusterRole","name":"system:node"}`},
+	"get_pod_logs":                 {"get_pod_logs", `{"namespace":"shop","pod":"web-1"}`},
+	"get_pod_logs_narrowed":        {"get_pod_logs", `{"namespace":"shop","pod":"web-1","container":"app","previous":true,"tail_lines":5,"since_seconds":60}`},
+	"scale_deployment":             {"scale_deployment", `{"namespace":"shop","name":"web","replicas":3,"reason":"more <b>visitors</b>"}`},
+	"scale_deployment_to_nothing":  {"scale_deployment", `{"namespace":"shop","name":"web","replicas":0}`},
+	"delete_resource":              {"delete_resource", `{"kind":"pods","name":"web-1","namespace":"shop","reason":"stuck"}`},
+	"delete_resource_at_once":      {"delete_resource", `{"kind":"deployment","name":"web","namespace":"shop","propagation":"Orphan","grace_period_seconds":0}`},
+	"apply_manifest": {"apply_manifest", `{"reason":"settings","namespace":"shop","force":true,"manifest":
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {size: \"3\"}\n---\n{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"shop\"}}\n"}`},
+	"apply_manifest_list": {"apply_manifest", `{"manifest":
+		"apiVersion: v1\nkind: List\nitems:\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}, spec: {replicas: 2}}\n- {apiVersion: v1, kind: Secret, metadata: {name: db, namespace: shop}, stringData: {password: hunter2}}\n"}`},
+	"get_operation":           {"get_operation", `{"op":"0198c0de"}`},
+	"wait_for_operation":      {"wait_for_operation", `{"op":"0198c0de"}`},
+	"wait_for_operation_less": {"wait_for_operation", `{"op":"0198c0de","seconds":1}`},
+	"cancel_operation":        {"cancel_operation", `{"op":"0198c0de"}`},
+}
+
+func TestPlans(t *testing.T) {
+	planned := map[string]bool{}
+	for name, row := range goodCalls {
+		tool := tool(t, row.tool)
+		planned[row.tool] = true
+		call, err := plan(t, tool, row.args)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, a := range call.Plan.Actions {
+			if !slices.ContainsFunc(tool.Scopes, func(s action.Scope) bool { return s.Covers(a) }) {
+				t.Errorf("%s: %s is outside the tool's scopes", name, a)
+			}
+			if a.Cluster != "local" {
+				t.Errorf("%s: %s is for cluster %q", name, a, a.Cluster)
+			}
+		}
+		if (call.Operation != nil) != (len(tool.Scopes) == 0) || (len(call.Plan.Actions) == 0) != (len(tool.Scopes) == 0) {
+			t.Errorf("%s: a call is either about operations or about a cluster: %+v", name, call)
+		}
+		golden(t, "plans/"+name+".json", indented(t, call))
+	}
+	for _, tool := range All([]string{"local"}) {
+		if !planned[tool.Name] {
+			t.Errorf("no call of %s has a golden plan", tool.Name)
+		}
+	}
+	files, err := os.ReadDir("testdata/plans")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if _, used := goodCalls[strings.TrimSuffix(file.Name(), ".json")]; !used {
+			t.Errorf("testdata/plans/%s is of no call", file.Name())
+		}
+	}
+}
+
+// What is recorded and shown to policy never holds a manifest.
+func TestRecordable(t *testing.T) {
+	args := map[string]any{"manifest": "stringData: {password: hunter2}", "force": true}
+	before := maps.Clone(args)
+	got := tool(t, "apply_manifest").Recordable(args)
+	if got["manifest"] != "(31 bytes, recorded as the payload)" || got["force"] != true || !maps.Equal(args, before) {
+		t.Errorf("got %v, input now %v", got, args)
+	}
+}
+
+// A plan that goes beyond what its tool may do is a bug of ours, and stops here.
+func TestPlanOutsideScopes(t *testing.T) {
+	rogue := tool(t, "get_resource")
+	rogue.Scopes = []action.Scope{{Verbs: []string{action.List}}}
+	if call, err := plan(t, rogue, `{"kind":"pods","name":"web","namespace":"shop"}`); err == nil || len(call.Plan.Actions) != 0 {
+		t.Errorf("got %+v, %v", call, err)
+	}
+}
