@@ -20,11 +20,14 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
 
-demo: build
-	go run ./e2e/demo
+bin/demo: build
+	go build -o $@ ./e2e/demo
 
-up: build
-	go run ./e2e/demo --keep
+demo: bin/demo
+	bin/demo
+
+up: bin/demo
+	bin/demo --keep
 
 # -p 1: the end-to-end tests start a control plane, and two cores are few.
 test:
