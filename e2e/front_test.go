@@ -337,3 +337,50 @@ func (s *stage) reconfigure(old, new string) {
 	}
 	s.start()
 }
+
+// A caller who lost a group while an approval waited is denied when it would run.
+func TestLostGroup(t *testing.T) {
+	s := newStage(t)
+	issuer, err := rig.StartIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer issuer.Close()
+	s.reconfigure("issuers: [", fmt.Sprintf("issuers: [{url: %q, groupsClaim: groups}, ", issuer.URL))
+	login := func(groups ...string) *rig.Agent {
+		token, err := issuer.Token(map[string]any{"sub": "devin", "aud": audience, "groups": groups})
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent := &rig.Agent{URL: s.server.URL, Token: token}
+		if err := agent.Connect(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+		return agent
+	}
+	answer, err := login("agents").Call(s.ctx, "scale_deployment", fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":50}`, s.namespace))
+	if err != nil || answer.Structured.Status != "pending_approval" {
+		t.Fatalf("%+v %v", answer, err)
+	}
+	op := answer.Structured.Op
+
+	// The next token of the same subject has other groups; it sees no tool of a cluster any more.
+	without := login("guests")
+	tools, err := without.Tools(s.ctx)
+	if err != nil || strings.Join(tools, " ") != "cancel_operation get_operation wait_for_operation" {
+		t.Errorf("tools: %v %v", tools, err)
+	}
+	if answer, err := without.Call(s.ctx, "list_namespaces", `{}`); err != nil || answer.Structured.Status != "denied" {
+		t.Errorf("%+v %v", answer, err)
+	}
+	if _, err := s.server.Run(s.ctx, "approvals", "approve", op); err != nil {
+		t.Fatal(err)
+	}
+	answer, err = without.Call(s.ctx, "wait_for_operation", fmt.Sprintf(`{"op":%q}`, op))
+	if err != nil || answer.Structured.Status != "denied" {
+		t.Errorf("%+v %v", answer, err)
+	}
+	if got := s.replicas(); got != "2" {
+		t.Errorf("the Deployment has %s replicas", got)
+	}
+}
