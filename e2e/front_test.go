@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,12 +19,19 @@ import (
 // modern is the head of a message of protocol revision 2026-07-28.
 const modern = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"rig","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}`
 
-// send posts a message with the headers of a revision and returns the response.
-func (s *stage) send(ctx context.Context, token, session, version string, headers map[string]string, body string) *http.Response {
-	s.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.server.URL, strings.NewReader(body))
+// reply is what came back to a message.
+type reply struct {
+	status    int
+	challenge string
+	body      string
+	err       error
+}
+
+// send posts a message with the headers of a revision.
+func (s *stage) send(token, session, version string, headers map[string]string, body string) reply {
+	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.server.URL, strings.NewReader(body))
 	if err != nil {
-		s.Fatal(err)
+		return reply{err: err}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json, text/event-stream")
@@ -39,24 +45,21 @@ func (s *stage) send(ctx context.Context, token, session, version string, header
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		s.Fatal(err)
+		return reply{err: err}
 	}
-	s.Cleanup(func() { resp.Body.Close() })
-	return resp
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	return reply{resp.StatusCode, resp.Header.Get("WWW-Authenticate"), string(answer), err}
 }
 
 // pending makes a call wait for a person, and returns a channel with how the
 // waiting call itself ended.
-func (s *stage) pending(ctx context.Context, call func() *http.Response) <-chan string {
+func (s *stage) pending(call func() reply) <-chan reply {
 	s.Helper()
-	done := make(chan string, 1)
-	go func() {
-		resp := call()
-		body, err := io.ReadAll(resp.Body)
-		done <- fmt.Sprintf("%s %v", body, err)
-	}()
+	done := make(chan reply, 1)
+	go func() { done <- call() }()
 	s.eventually("the call waits", func() bool {
-		list, err := s.server.Run(ctx, "approvals", "list")
+		list, err := s.server.Run(s.ctx, "approvals", "list")
 		return err == nil && strings.Contains(list, "PENDING_APPROVAL")
 	})
 	return done
@@ -70,12 +73,12 @@ func TestCancelOfAnother(t *testing.T) {
 			s := newStage(t)
 			s.reconfigure("wait: 100ms", "wait: 20s")
 			arguments := fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":50}`, s.namespace)
-			done := s.pending(s.ctx, func() *http.Response {
+			done := s.pending(func() reply {
 				if era == "2025-06-18" {
-					return s.send(s.ctx, world.token, s.agent.Session, era, nil,
+					return s.send(world.token, s.agent.Session, era, nil,
 						`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`}}`)
 				}
-				return s.send(s.ctx, world.token, "", era, map[string]string{"Mcp-Method": "tools/call", "Mcp-Name": "scale_deployment"},
+				return s.send(world.token, "", era, map[string]string{"Mcp-Method": "tools/call", "Mcp-Name": "scale_deployment"},
 					`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`,`+modern+`}}`)
 			})
 			attacker := &rig.Agent{URL: s.server.URL, Token: world.other}
@@ -91,7 +94,7 @@ func TestCancelOfAnother(t *testing.T) {
 				{attacker.Session, "2025-06-18", "," + modern},
 			}
 			for _, c := range cancels {
-				s.send(s.ctx, world.other, c.session, c.version, map[string]string{"Mcp-Method": "notifications/cancelled"},
+				s.send(world.other, c.session, c.version, map[string]string{"Mcp-Method": "notifications/cancelled"},
 					`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7`+c.meta+`}}`)
 			}
 			// The call still waits: approved, it is the one that answers.
@@ -106,8 +109,8 @@ func TestCancelOfAnother(t *testing.T) {
 			if _, err := s.server.Run(s.ctx, "approvals", "approve", ops[0].ID); err != nil {
 				t.Fatal(err)
 			}
-			if answer := <-done; !strings.Contains(answer, `"status":"succeeded"`) {
-				t.Errorf("the waiting call ended with %s", answer)
+			if answer := <-done; !strings.Contains(answer.body, `"status":"succeeded"`) {
+				t.Errorf("the waiting call ended with %+v", answer)
 			}
 		})
 	}
@@ -136,8 +139,8 @@ func TestProgressOfAnother(t *testing.T) {
 			t.Errorf("a listening stream was opened: %d", resp.StatusCode)
 		}
 	}
-	done := s.pending(s.ctx, func() *http.Response {
-		return s.send(s.ctx, world.token, s.agent.Session, "2025-06-18", nil,
+	done := s.pending(func() reply {
+		return s.send(world.token, s.agent.Session, "2025-06-18", nil,
 			`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+arguments+`,"_meta":{"progressToken":"mine"}}}`)
 	})
 	attacker := &rig.Agent{URL: s.server.URL, Token: world.other}
@@ -153,8 +156,8 @@ func TestProgressOfAnother(t *testing.T) {
 		heard.Write(body)
 		select {
 		case answer := <-done:
-			if !strings.Contains(answer, `"progressToken":"mine"`) || !strings.Contains(answer, "pending_approval") {
-				t.Errorf("the caller heard %s", answer)
+			if !strings.Contains(answer.body, `"progressToken":"mine"`) || !strings.Contains(answer.body, "pending_approval") {
+				t.Errorf("the caller heard %+v", answer)
 			}
 			if strings.Contains(heard.String(), "progress") {
 				t.Errorf("the other heard %s", heard.String())
@@ -186,8 +189,8 @@ func TestSessionOfAnother(t *testing.T) {
 			t.Errorf("%s on another's session: %d", method, resp.StatusCode)
 		}
 	}
-	if resp := s.send(s.ctx, world.token, s.agent.Session, "2025-06-18", nil, ping); resp.StatusCode != http.StatusOK {
-		t.Errorf("the owner's session is gone: %d", resp.StatusCode)
+	if own := s.send(world.token, s.agent.Session, "2025-06-18", nil, ping); own.status != http.StatusOK {
+		t.Errorf("the owner's session is gone: %+v", own)
 	}
 }
 
@@ -202,12 +205,11 @@ func TestLogin(t *testing.T) {
 	parts := strings.Split(world.token, ".")
 	forged := parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2]))
 	for name, bad := range map[string]string{"none": "", "wrong audience": wrongAudience, "forged": forged, "not a JWT": "hunter2"} {
-		resp := s.send(s.ctx, bad, "", "2025-06-18", nil, `{"jsonrpc":"2.0","id":1,"method":"ping"}`)
-		body, _ := io.ReadAll(resp.Body)
-		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(resp.Header.Get("WWW-Authenticate"), "resource_metadata=") {
-			t.Errorf("%s: %d %s", name, resp.StatusCode, resp.Header.Get("WWW-Authenticate"))
+		resp := s.send(bad, "", "2025-06-18", nil, `{"jsonrpc":"2.0","id":1,"method":"ping"}`)
+		if resp.status != http.StatusUnauthorized || !strings.Contains(resp.challenge, "resource_metadata=") {
+			t.Errorf("%s: %+v", name, resp)
 		}
-		if got := strings.TrimSpace(string(body)); got != "a valid bearer token is needed" {
+		if got := strings.TrimSpace(resp.body); got != "a valid bearer token is needed" {
 			t.Errorf("%s: the caller is told %q", name, got)
 		}
 	}
