@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"countersign/action"
@@ -157,7 +158,7 @@ func (op Operation) Vote(p Person, approve bool, reason string, now time.Time) (
 	if slices.ContainsFunc(op.Votes, func(v Vote) bool { return v.Person.ID == p.ID }) {
 		return op, fmt.Errorf("%w: %s", ErrVoted, p.Name)
 	}
-	if reason == "" && (!approve || op.reasonRequired(p)) {
+	if strings.TrimSpace(reason) == "" && (!approve || op.reasonRequired(p)) {
 		return op, fmt.Errorf("%w: say why with --reason", ErrReasonRequired)
 	}
 	op.Votes = append(slices.Clone(op.Votes), Vote{Person: p, Approve: approve, Reason: reason, Time: now})

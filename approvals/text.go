@@ -18,7 +18,7 @@ import (
 func Visible(s string) string {
 	var b strings.Builder
 	for _, r := range s {
-		if unicode.IsPrint(r) || r == ' ' {
+		if unicode.IsPrint(r) && !unicode.In(r, invisible...) && r != blank {
 			b.WriteRune(r)
 		} else {
 			fmt.Fprintf(&b, `\u{%X}`, r)
@@ -26,6 +26,12 @@ func Visible(s string) string {
 	}
 	return b.String()
 }
+
+// invisible are characters that Unicode counts as letters, marks or symbols but
+// that show nothing, such as U+3164 and variation selectors; blank is one more.
+var invisible = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
+
+const blank = '\u2800' // an empty Braille pattern
 
 // Text is what an approver is shown of an operation: who asks for what, what
 // the API server says would change, and until when it can be decided.
@@ -71,7 +77,7 @@ func Text(op Operation) string {
 		line("Asked as", "%s", op.SupersededBy)
 	}
 	if op.Result != "" && !op.Plan.ReadOnly() {
-		line("Result", "%s", op.Result)
+		line("Result", "%s", strings.ReplaceAll(op.Result, "\n", "; "))
 	}
 	line("Plan", "%s", op.PlanDigest)
 	if op.PreviewDigest != "" {

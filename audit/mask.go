@@ -3,6 +3,8 @@ package audit
 import (
 	"maps"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"countersign/action"
@@ -17,6 +19,8 @@ const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 var (
 	jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)
 	pem = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`)
+	// pemEnd is a private key whose beginning was cut off.
+	pemEnd = regexp.MustCompile(`[A-Za-z0-9+/=\s]*-----END [A-Z ]*PRIVATE KEY-----`)
 )
 
 // MaskText replaces bearer tokens and private keys within a text.
@@ -25,7 +29,7 @@ func MaskText(s string) string {
 		s = jwt.ReplaceAllString(s, Masked)
 	}
 	if strings.Contains(s, "PRIVATE KEY-----") {
-		s = pem.ReplaceAllString(s, Masked)
+		s = pemEnd.ReplaceAllString(pem.ReplaceAllString(s, Masked), Masked)
 	}
 	return s
 }
@@ -45,7 +49,15 @@ func Mask(v any) any {
 		}
 		return out
 	case map[string]any:
-		return MaskObject(v, v["kind"] == "Secret")
+		out := MaskObject(v, v["kind"] == "Secret")
+		if items, ok := v["items"].([]any); ok && v["kind"] == "SecretList" {
+			masked := make([]any, len(items)) // the items of a typed list need not say what they are
+			for i, item := range items {
+				masked[i] = maskAs(item, true)
+			}
+			out["items"] = masked
+		}
+		return out
 	}
 	return v
 }
@@ -97,22 +109,42 @@ func MaskPlan(p action.Plan) action.Plan {
 }
 
 // MaskDiff returns the changes that an Action would make, without secret values.
-func MaskDiff(a action.Action, diff []action.Change) []action.Change {
+func MaskDiff(a action.Action, p action.Preview) []action.Change {
 	secret := isSecret(a)
-	out := make([]action.Change, len(diff))
-	for i, c := range diff {
-		if secret && (strings.HasPrefix(c.Path, "/data") || strings.HasPrefix(c.Path, "/stringData")) {
+	values := valuesOfSecrets(valuesOfSecrets(nil, "", p.Live, secret), "", p.Result, secret)
+	out := make([]action.Change, len(p.Diff))
+	for i, c := range p.Diff {
+		within := func(at string) bool { return c.Path == at || strings.HasPrefix(c.Path, at+"/") }
+		if slices.ContainsFunc(values, within) || strings.HasSuffix(c.Path, "/"+escape(lastApplied)) {
 			c.Old, c.New = maskPresent(c.Old), maskPresent(c.New)
 		} else {
 			c.Old, c.New = maskAs(c.Old, secret), maskAs(c.New, secret)
-		}
-		if strings.HasSuffix(c.Path, "/kubectl.kubernetes.io~1last-applied-configuration") {
-			c.Old, c.New = maskPresent(c.Old), maskPresent(c.New)
 		}
 		out[i] = c
 	}
 	return out
 }
+
+// valuesOfSecrets finds where in an object Secrets hold their values, as JSON
+// Pointers: a template or a custom resource can have Secrets within it.
+func valuesOfSecrets(found []string, path string, v any, secret bool) []string {
+	switch v := v.(type) {
+	case map[string]any:
+		if secret || v["kind"] == "Secret" {
+			found = append(found, path+"/data", path+"/stringData")
+		}
+		for key, value := range v {
+			found = valuesOfSecrets(found, path+"/"+escape(key), value, false)
+		}
+	case []any:
+		for i, item := range v {
+			found = valuesOfSecrets(found, path+"/"+strconv.Itoa(i), item, false)
+		}
+	}
+	return found
+}
+
+func escape(key string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(key) }
 
 func maskAs(v any, secret bool) any {
 	if object, ok := v.(map[string]any); ok {

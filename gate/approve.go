@@ -79,7 +79,7 @@ func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []ac
 	op.PreviewDigest, op.UIDs = digest, uids(previews)
 	op.Diffs = make([][]action.Change, len(previews))
 	for i, p := range previews {
-		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p.Diff)
+		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p)
 	}
 	op.Requirements = requirements(d)
 	op.Rules, op.Reason = d.Rules, d.Reason

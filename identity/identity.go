@@ -242,10 +242,10 @@ func (i *issuer) onBehalfOf(p *action.Principal, claims map[string]any) error {
 		p.OnBehalfOf = person
 		return nil
 	}
-	act, ok := claims["act"].(map[string]any)
-	if !ok {
+	if claims["act"] == nil {
 		return nil
 	}
+	act, _ := claims["act"].(map[string]any)
 	agent, ok := act["sub"].(string)
 	if !ok || agent == "" {
 		return refuse("the token's act has no sub")

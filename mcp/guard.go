@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
@@ -255,9 +256,12 @@ func object(data []byte) (map[string]json.RawMessage, error) {
 	if len(strict) > 0 {
 		return nil, errors.Join(strict...)
 	}
+	if out == nil {
+		return nil, errors.New("the message is null where a JSON object is expected")
+	}
 	seen := make(map[string]bool, len(out))
 	for name := range out {
-		folded := strings.ToLower(name)
+		folded := strings.ToLower(strings.Map(fold, name))
 		if seen[folded] {
 			return nil, errors.New("the message has the same name twice, in different case")
 		}
@@ -267,6 +271,16 @@ func object(data []byte) (map[string]json.RawMessage, error) {
 		}
 	}
 	return out, nil
+}
+
+// fold gives the letters one form that encoding/json takes for the same: not
+// only A and a, but also ſ and s.
+func fold(r rune) rune {
+	first := r
+	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+		first = min(first, f)
+	}
+	return first
 }
 
 // depth is how deep a JSON text nests, without parsing it.

@@ -127,7 +127,7 @@ func (s *Server) request(ctx context.Context, c caller, tool string, req mcpgo.C
 		out.Session = session.SessionID()
 		if named, ok := session.(server.SessionWithClientInfo); ok {
 			info := named.GetClientInfo()
-			out.Source.Agent = audit.MaskText(clip(info.Name+" "+info.Version, 100))
+			out.Source.Agent = clip(audit.MaskText(info.Name+" "+info.Version), 100)
 		}
 	}
 	return out

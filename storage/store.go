@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"crypto/hmac"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,7 @@ import (
 
 // The buckets of the file.
 var (
-	bucketMeta       = []byte("meta")       // "format" -> the number below
+	bucketMeta       = []byte("meta")       // "format" -> the text below, "key" -> what the key makes of a known text
 	bucketRecords    = []byte("records")    // seq, big-endian -> the record's JSON bytes
 	bucketPayloads   = []byte("payloads")   // seq, big-endian -> the payload that the record commits to
 	bucketOperations = []byte("operations") // id -> sealed JSON
@@ -71,7 +72,12 @@ type Options struct {
 
 // Open opens the file, or makes it together with its key (path + ".key", mode
 // 0600). Only one process can have it open; another gets ErrLocked.
-func Open(path string, opts Options) (*Store, error) {
+func Open(path string, opts Options) (s *Store, err error) {
+	defer func() {
+		if r := recover(); r != nil { // bbolt's way to report a damaged page
+			s, err = nil, fmt.Errorf("opening %s: the file is damaged: %v", path, r)
+		}
+	}()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:      time.Second,
 		FreelistType: bbolt.FreelistMapType,
@@ -84,7 +90,7 @@ func Open(path string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	s := &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{})}
+	s = &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{})}
 	if err := s.prepare(path, opts.ReadOnly); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("opening %s: %w", path, err)
@@ -120,14 +126,23 @@ func (s *Store) prepare(path string, readOnly bool) error {
 	if s.seal, err = openKey(path+".key", fresh); err != nil {
 		return err
 	}
+	keyCheck := s.seal.mac("key check")
 	if !fresh {
-		return nil
+		return s.db.View(func(tx *bbolt.Tx) error {
+			if !hmac.Equal(tx.Bucket(bucketMeta).Get([]byte("key")), keyCheck) {
+				return fmt.Errorf("the store's key %s.key is not the one that the file was made with; put back the right one", path)
+			}
+			return nil
+		})
 	}
 	return s.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketRecords, bucketPayloads, bucketOperations, bucketOpen, bucketQuestions} {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
+		}
+		if err := tx.Bucket(bucketMeta).Put([]byte("key"), keyCheck); err != nil {
+			return err
 		}
 		return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
 	})

@@ -1,0 +1,177 @@
+package configs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// good is the shortest configuration that serves.
+const good = `url: https://countersign.example.com/mcp
+data: data
+policy: policy
+issuers:
+- url: https://idp.example.com
+clusters:
+- name: local
+  kubeconfig: kubeconfig
+`
+
+func load(t *testing.T, text string) (*Config, string, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "countersign.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path)
+	return c, path, err
+}
+
+func duration(d time.Duration) *time.Duration { return &d }
+
+func TestDefaults(t *testing.T) {
+	c, path, err := load(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	want := &Config{
+		Listen: "127.0.0.1:8080", URL: "https://countersign.example.com/mcp",
+		Data: filepath.Join(dir, "data"), AdminSocket: filepath.Join(dir, "data", "admin.sock"), Policy: filepath.Join(dir, "policy"),
+		Issuers:        []Issuer{{URL: "https://idp.example.com"}},
+		Clusters:       []Cluster{{Name: "local", Kubeconfig: filepath.Join(dir, "kubeconfig")}},
+		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute)},
+		RequestTimeout: 30 * time.Second,
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	if got := c.Store(); got != filepath.Join(dir, "data", "countersign.db") {
+		t.Errorf("the store is %s", got)
+	}
+}
+
+// Every key is read, and a path is taken from the folder of the file.
+func TestEveryKey(t *testing.T) {
+	c, path, err := load(t, `listen: "[::1]:0"
+url: http://localhost:8080/mcp
+tls: {certFile: tls.crt, keyFile: /etc/tls.key}
+allowedHosts: [a.example.com]
+allowedOrigins: ["https://a.example.com"]
+data: /var/lib/countersign
+adminSocket: run/admin.sock
+issuers:
+- url: https://idp.example.com
+  caFile: ca.pem
+  algorithms: [ES256]
+  usernameClaim: email
+  groupsClaim: groups
+  onBehalfOfClaim: owner
+- {url: "http://127.0.0.1:9000", kubernetes: true}
+clusters:
+- {name: east, kubeconfig: /etc/east, context: admin}
+- {name: west-1.eu, inCluster: true}
+policy: ../policy
+approvers:
+  sre: {local: [bea, carl]}
+  all: {local: ["*"]}
+approvals: {wait: 0s, cooldown: 1m30s}
+requestTimeout: 10s
+maxStoreBytes: 1073741824
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	want := &Config{
+		Listen: "[::1]:0", URL: "http://localhost:8080/mcp", TLS: TLS{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: "/etc/tls.key"},
+		AllowedHosts: []string{"a.example.com"}, AllowedOrigins: []string{"https://a.example.com"},
+		Data: "/var/lib/countersign", AdminSocket: filepath.Join(dir, "run/admin.sock"), Policy: filepath.Join(filepath.Dir(dir), "policy"),
+		Issuers: []Issuer{
+			{URL: "https://idp.example.com", CAFile: filepath.Join(dir, "ca.pem"), Algorithms: []string{"ES256"}, UsernameClaim: "email", GroupsClaim: "groups", OnBehalfOfClaim: "owner"},
+			{URL: "http://127.0.0.1:9000", Kubernetes: true},
+		},
+		Clusters:  []Cluster{{Name: "east", Kubeconfig: "/etc/east", Context: "admin"}, {Name: "west-1.eu", InCluster: true}},
+		Approvers: map[string]Approvers{"sre": {Local: []string{"bea", "carl"}}, "all": {Local: []string{"*"}}},
+		Approvals: Approvals{Wait: duration(0), Cooldown: duration(90 * time.Second)}, RequestTimeout: 10 * time.Second, MaxStoreBytes: 1 << 30,
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	if got := c.ApproverSets(); !slices.Equal(got, []string{"all", "sre"}) {
+		t.Errorf("approver sets %v", got)
+	}
+	// A key that this test does not set is one that no test reads.
+	for i := range reflect.TypeFor[Config]().NumField() {
+		if field := reflect.TypeFor[Config]().Field(i); reflect.ValueOf(*c).Field(i).IsZero() {
+			t.Errorf("%s is not set", field.Name)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	const clusters = "clusters:\n- name: local\n  kubeconfig: kubeconfig\n"
+	for _, row := range []struct {
+		name, old, new string // in good
+		want           []string
+	}{
+		{"three at once", good, "lissten: x\nurl: https://countersign.example.com/mcp\ndata: d\npolicy: p\nissuers:\n- url: https://idp.example.com\nclusters:\n- name: Local\n  kubeconfig: k\nrequestTimeout: soon\n",
+			[]string{`1: unknown key "lissten"`, `8: cluster name is "Local"; lower-case letters, digits, - and . are expected`, `10: "soon" where a duration such as "45s" is expected`}},
+		{"nothing", good, "", []string{": is empty"}},
+		{"everything missing", good, "listen: 127.0.0.1:0\n", []string{
+			"1: url is missing: the address of the MCP endpoint, such as https://countersign.example.com/mcp", "1: data is missing: the folder for the store",
+			"1: policy is missing: the folder of the policy files", "1: issuers is missing: without one nobody can log in", "1: clusters is missing: name at least one"}},
+		{"two documents", "url:", "---\nurl: https://countersign.example.com/mcp\n---\nurl:", []string{
+			"1: data is missing: the folder for the store", "1: policy is missing: the folder of the policy files", "1: issuers is missing: without one nobody can log in", "1: clusters is missing: name at least one",
+			"3: a second document: a configuration is one"}},
+		{"listen without a port", "data:", "listen: localhost\ndata:", []string{`2: listen is "localhost"; host:port is expected, such as 127.0.0.1:8080`}},
+		{"url without a scheme", "https://countersign.example.com/mcp", "countersign.example.com/mcp", []string{`1: url is "countersign.example.com/mcp"; an https address is expected`}},
+		{"url of another scheme", "https://countersign", "ftp://countersign", []string{`1: url is "ftp://countersign.example.com/mcp"; an https address is expected`}},
+		{"url with a query", "/mcp", "/mcp?a=b", []string{`1: url is "https://countersign.example.com/mcp?a=b"; an https address is expected`}},
+		{"url without a path", "/mcp", "", []string{`1: url is "https://countersign.example.com"; it needs a path without a slash at its end, such as /mcp`}},
+		{"url with a slash at its end", "/mcp", "/mcp/", []string{`1: url is "https://countersign.example.com/mcp/"; it needs a path without a slash at its end, such as /mcp`}},
+		{"tokens in the clear", "https://countersign", "http://countersign", []string{`1: url is "http://countersign.example.com/mcp"; plain http is for this machine only: tokens would travel in the clear`}},
+		{"tls without a key", "data:", "tls: {certFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},
+		{"tls without a certificate", "data:", "tls: {keyFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},
+		{"issuer over plain http", "https://idp", "http://idp", []string{`5: issuer url is "http://idp.example.com"; an https address is expected`}},
+		{"issuer without an address", "- url: https://idp.example.com", "- groupsClaim: groups", []string{`5: issuer url is ""; an https address is expected`}},
+		{"issuer twice", "clusters:", "- url: https://idp.example.com\nclusters:", []string{"6: issuer https://idp.example.com stands there twice"}},
+		{"groups of a Kubernetes issuer", "clusters:", "  kubernetes: true\n  groupsClaim: groups\nclusters:", []string{"7: a kubernetes issuer's groups come from Kubernetes: leave groupsClaim out"}},
+		{"no issuers", "issuers:\n- url: https://idp.example.com\n", "issuers: []\n", []string{"1: issuers is missing: without one nobody can log in"}},
+		{"cluster without a name", "- name: local\n  kubeconfig", "- kubeconfig", []string{`7: cluster name is ""; lower-case letters, digits, - and . are expected`}},
+		{"cluster twice", clusters, clusters + "- {name: local, inCluster: true}\n", []string{"9: cluster local stands there twice"}},
+		{"cluster without a credential", "  kubeconfig: kubeconfig\n", "", []string{"7: cluster local needs either kubeconfig or inCluster: true"}},
+		{"cluster with two credentials", "  kubeconfig: kubeconfig\n", "  kubeconfig: a\n  inCluster: true\n", []string{"7: cluster local needs either kubeconfig or inCluster: true"}},
+		{"approver set with a space", clusters, clusters + "approvers:\n  on call: {local: [a]}\n", []string{`10: approver set name is "on call"; lower-case letters, digits, - and . are expected`}},
+		{"waiting too long", clusters, clusters + "approvals: {wait: 46s}\n", []string{"9: wait is 46s; from 0s to 45s is expected"}},
+		{"waiting less than nothing", clusters, clusters + "approvals:\n  wait: -1s\n", []string{"10: wait is -1s; from 0s to 45s is expected"}},
+		{"a cool-down of days", clusters, clusters + "approvals:\n  cooldown: 25h\n", []string{"10: cooldown is 25h0m0s; from 0s to 24h0m0s is expected"}},
+		{"requests of hours", clusters, clusters + "requestTimeout: 1h\n", []string{"9: requestTimeout is 1h0m0s; from 0s to 10m0s is expected"}},
+		{"a store of less than nothing", clusters, clusters + "maxStoreBytes: -1\n", []string{"9: maxStoreBytes must not be negative"}},
+		{"a key of another's", clusters, clusters + "slack: {}\n", []string{`9: unknown key "slack"`}},
+		{"an unknown key of an issuer", "clusters:", "  audience: x\nclusters:", []string{`6: unknown key "audience"`}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			text := strings.Replace(good, row.old, row.new, 1)
+			if text == good {
+				t.Fatal("nothing was changed")
+			}
+			c, path, err := load(t, text)
+			var want []string
+			for _, line := range row.want {
+				want = append(want, fmt.Sprintf("%s:%s", path, strings.TrimPrefix(line, ":")))
+			}
+			if c != nil || err == nil || err.Error() != strings.Join(want, "\n") {
+				t.Errorf("got\n%v\nwant\n%s", err, strings.Join(want, "\n"))
+			}
+		})
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "absent.yaml")); err == nil || !strings.HasPrefix(err.Error(), "reading configuration: ") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}

@@ -1,0 +1,398 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"countersign/action"
+)
+
+const audience = "https://countersign.example.com/mcp"
+
+// idp is a small OpenID Connect issuer: discovery and keys, nothing else.
+type idp struct {
+	*httptest.Server
+	rsa  *rsa.PrivateKey
+	down atomic.Bool
+	asks atomic.Int64 // for discovery
+
+	mu   sync.Mutex
+	keys jose.JSONWebKeySet
+}
+
+func start(t *testing.T, server func(http.Handler) *httptest.Server) *idp {
+	t.Helper()
+	p := &idp{rsa: newRSA(t)}
+	p.publish(p.rsa.Public(), "key-1")
+	mux := http.NewServeMux()
+	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		if p.asks.Add(1); p.down.Load() {
+			http.Error(w, "down", http.StatusBadGateway)
+			return
+		}
+		// It offers HMAC and none, as a careless issuer might: it is not asked.
+		json.NewEncoder(w).Encode(map[string]any{"issuer": p.URL, "jwks_uri": p.URL + "/keys", "id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"}})
+	})
+	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		json.NewEncoder(w).Encode(p.keys)
+	})
+	p.Server = server(mux)
+	p.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *idp) publish(public any, kid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keys.Keys = append(p.keys.Keys, jose.JSONWebKey{Key: public, KeyID: kid, Use: "sig"})
+}
+
+func newRSA(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// claims are good ones; changes are laid over them, and a nil takes one away.
+func (p *idp) claims(changes map[string]any) map[string]any {
+	now := time.Now()
+	claims := map[string]any{"iss": p.URL, "aud": audience, "sub": "bot-1", "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "groups": []string{"agents"}}
+	maps.Copy(claims, changes)
+	maps.DeleteFunc(claims, func(_ string, v any) bool { return v == nil })
+	return claims
+}
+
+func (p *idp) token(t *testing.T, changes map[string]any) string {
+	t.Helper()
+	return sign(t, jose.RS256, jose.JSONWebKey{Key: p.rsa, KeyID: "key-1"}, p.claims(changes), nil)
+}
+
+func sign(t *testing.T, algorithm jose.SignatureAlgorithm, key any, claims any, options *jose.SignerOptions) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func authenticator(t *testing.T, issuers ...Issuer) *Authenticator {
+	t.Helper()
+	a, err := New(issuers, audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestGoodTokens(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	groups := Issuer{URL: p.URL, GroupsClaim: "groups"}
+	for _, row := range []struct {
+		name   string
+		issuer Issuer
+		claims map[string]any
+		want   action.Principal
+	}{
+		{"plain", Issuer{URL: p.URL}, nil, action.Principal{Username: "bot-1", Groups: []string{}}},
+		{"one of several audiences", Issuer{URL: p.URL}, map[string]any{"aud": []string{"other", audience}}, action.Principal{Username: "bot-1", Groups: []string{}}},
+		{"valid since a moment", Issuer{URL: p.URL}, map[string]any{"nbf": time.Now().Add(-time.Minute).Unix()}, action.Principal{Username: "bot-1", Groups: []string{}}},
+		{"groups as a list", groups, map[string]any{"groups": []string{"a", "b"}}, action.Principal{Username: "bot-1", Groups: []string{"a", "b"}}},
+		{"groups as an empty list", groups, map[string]any{"groups": []string{}}, action.Principal{Username: "bot-1", Groups: []string{}}},
+		{"groups as text", groups, map[string]any{"groups": "a b"}, action.Principal{Username: "bot-1", Groups: []string{"a b"}}},
+		{"user name from a claim", Issuer{URL: p.URL, UsernameClaim: "email"}, map[string]any{"email": "bot@example.com"}, action.Principal{Username: "bot@example.com", Groups: []string{}}},
+		{"client from azp", Issuer{URL: p.URL}, map[string]any{"azp": "devin", "client_id": "other"}, action.Principal{Username: "bot-1", Groups: []string{}, Client: "devin"}},
+		{"client from client_id", Issuer{URL: p.URL}, map[string]any{"client_id": "devin"}, action.Principal{Username: "bot-1", Groups: []string{}, Client: "devin"}},
+		{"act: the subject is the person, the actor the agent", Issuer{URL: p.URL, UsernameClaim: "email"}, map[string]any{"email": "anna@example.com", "azp": "portal", "act": map[string]any{"sub": "devin", "act": map[string]any{"sub": "inner"}}},
+			action.Principal{Username: "anna@example.com", Groups: []string{}, Client: "devin", OnBehalfOf: "anna@example.com"}},
+		{"on behalf of, from a claim", Issuer{URL: p.URL, OnBehalfOfClaim: "owner"}, map[string]any{"owner": "anna", "act": map[string]any{"sub": "devin"}}, action.Principal{Username: "bot-1", Groups: []string{}, OnBehalfOf: "anna"}},
+		{"a service account", Issuer{URL: p.URL, Kubernetes: true}, map[string]any{"sub": "system:serviceaccount:agents:devin", "groups": []string{"system:masters"}},
+			action.Principal{Subject: "system:serviceaccount:agents:devin", Username: "system:serviceaccount:agents:devin", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:agents"}}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.want.Issuer = p.URL
+			if row.want.Subject == "" {
+				row.want.Subject = "bot-1"
+			}
+			got, err := authenticator(t, row.issuer).Authenticate(t.Context(), p.token(t, row.claims))
+			if err != nil || !reflect.DeepEqual(got, row.want) {
+				t.Errorf("%v\ngot  %+v\nwant %+v", err, got, row.want)
+			}
+		})
+	}
+}
+
+// forged are tokens that must not be accepted, each with what the log says.
+func forged(t *testing.T, p *idp) map[string]struct{ token, want string } {
+	good := p.token(t, nil)
+	head, payload, _ := strings.Cut(good, ".")
+	payload, signature, _ := strings.Cut(payload, ".")
+	raw := base64.RawURLEncoding.EncodeToString
+	public, err := x509.MarshalPKIXPublicKey(p.rsa.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
+	mallory := newRSA(t)
+	changed := func(name string, value any) string { return p.token(t, map[string]any{name: value}) }
+	claims := p.claims(nil)
+
+	return map[string]struct{ token, want string }{
+		"no token":                    {"", "no token"},
+		"not a JWT":                   {"not-a-token", "not a JWT"},
+		"two parts":                   {head + "." + payload, "not a JWT"},
+		"four parts":                  {good + ".x", "not a JWT"},
+		"payload is not base64":       {head + ".%%%." + signature, "not a JWT: its payload is not base64url"},
+		"payload is not JSON":         {head + "." + raw([]byte("hello")) + "." + signature, "not a JWT: its payload is not JSON"},
+		"payload is a list":           {head + "." + raw([]byte("[]")) + "." + signature, "not a JWT: its payload is not JSON"},
+		"header is not JSON":          {raw([]byte("hello")) + "." + payload + "." + signature, "malformed jwt"},
+		"oversized":                   {good + strings.Repeat("A", maxToken), "bytes; at most 16384 are read"},
+		"oversized, well signed":      {changed("padding", strings.Repeat("x", maxToken)), "bytes; at most 16384 are read"},
+		"another's issuer":            {changed("iss", "https://accounts.example.com"), "the token's issuer is not trusted"},
+		"issuer with a slash":         {changed("iss", p.URL+"/"), "the token's issuer is not trusted"},
+		"no issuer":                   {changed("iss", nil), "the token's issuer is not trusted"},
+		"wrong audience":              {changed("aud", "https://other.example.com/mcp"), "expected audience"},
+		"audience that begins so":     {changed("aud", audience+"/x"), "expected audience"},
+		"several wrong audiences":     {changed("aud", []string{"a", "b"}), "expected audience"},
+		"no audience":                 {changed("aud", nil), "expected audience"},
+		"expired":                     {changed("exp", time.Now().Add(-time.Minute).Unix()), "token is expired"},
+		"never expires":               {changed("exp", nil), "token is expired"},
+		"not yet valid":               {changed("nbf", time.Now().Add(time.Hour).Unix()), "before the nbf"},
+		"no subject":                  {changed("sub", nil), "the token has no sub"},
+		"empty subject":               {changed("sub", ""), "the token has no sub"},
+		"subject is a number":         {changed("sub", 7), "failed to unmarshal claims"},
+		"changed payload":             {head + "." + raw([]byte(strings.Replace(decoded(t, payload), "agents", "admins", 1))) + "." + signature, "failed to verify signature"},
+		"no signature":                {head + "." + payload + ".", "failed to verify signature"},
+		"alg none":                    {raw([]byte(`{"alg":"none"}`)) + "." + payload + ".", "unexpected signature algorithm"},
+		"alg None":                    {raw([]byte(`{"alg":"None"}`)) + "." + payload + ".", "unexpected signature algorithm"},
+		"alg none, signature kept":    {raw([]byte(`{"alg":"none","kid":"key-1"}`)) + "." + payload + "." + signature, "unexpected signature algorithm"},
+		"no alg":                      {raw([]byte(`{"kid":"key-1"}`)) + "." + payload + "." + signature, "unexpected signature algorithm"},
+		"HMAC with the public key":    {sign(t, jose.HS256, jose.JSONWebKey{Key: publicPEM, KeyID: "key-1"}, claims, nil), "unexpected signature algorithm"},
+		"HMAC with its DER":           {sign(t, jose.HS256, jose.JSONWebKey{Key: public, KeyID: "key-1"}, claims, nil), "unexpected signature algorithm"},
+		"an algorithm not listed":     {sign(t, jose.RS512, jose.JSONWebKey{Key: p.rsa, KeyID: "key-1"}, claims, nil), "unexpected signature algorithm"},
+		"unknown key id":              {sign(t, jose.RS256, jose.JSONWebKey{Key: p.rsa, KeyID: "key-2"}, claims, nil), "failed to verify signature"},
+		"another's key, known id":     {sign(t, jose.RS256, jose.JSONWebKey{Key: mallory, KeyID: "key-1"}, claims, nil), "failed to verify signature"},
+		"another's key, no id":        {sign(t, jose.RS256, mallory, claims, nil), "failed to verify signature"},
+		"another's key, sent along":   {sign(t, jose.RS256, jose.JSONWebKey{Key: mallory, KeyID: "key-1"}, claims, &jose.SignerOptions{EmbedJWK: true}), "failed to verify signature"},
+		"a header that must be known": {sign(t, jose.RS256, jose.JSONWebKey{Key: p.rsa, KeyID: "key-1"}, claims, (&jose.SignerOptions{}).WithHeader("crit", []string{"exp"}).WithHeader("exp", 1)), "failed to verify signature"},
+	}
+}
+
+func decoded(t *testing.T, part string) string {
+	t.Helper()
+	data, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestForgedTokens(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	a := authenticator(t, Issuer{URL: p.URL})
+	if _, err := a.Authenticate(t.Context(), p.token(t, nil)); err != nil {
+		t.Fatalf("the good token is refused: %v", err)
+	}
+	for name, row := range forged(t, p) {
+		t.Run(name, func(t *testing.T) {
+			got, err := a.Authenticate(t.Context(), row.token)
+			var refused *Refused
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), row.want) || !reflect.DeepEqual(got, action.Principal{}) {
+				t.Errorf("%+v, %v; want %s", got, err, row.want)
+			}
+			if parts := strings.Split(row.token, "."); len(parts) > 2 && len(parts[2]) > 8 && strings.Contains(err.Error(), parts[2]) {
+				t.Errorf("the error repeats the token: %v", err)
+			}
+		})
+	}
+}
+
+// Claims that are configured and absent, or not what they should be, are
+// refused: an unknown is never taken for nothing.
+func TestUnusableClaims(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	groups := Issuer{URL: p.URL, GroupsClaim: "groups"}
+	username := Issuer{URL: p.URL, UsernameClaim: "email"}
+	owner := Issuer{URL: p.URL, OnBehalfOfClaim: "owner"}
+	cluster := Issuer{URL: p.URL, Kubernetes: true}
+	for _, row := range []struct {
+		name   string
+		issuer Issuer
+		claims map[string]any
+		want   string
+	}{
+		{"groups are missing", groups, map[string]any{"groups": nil}, "claim groups: is missing"},
+		{"groups are a number", groups, map[string]any{"groups": 7}, "claim groups: is neither text nor a list"},
+		{"groups are an object", groups, map[string]any{"groups": map[string]any{"a": true}}, "claim groups: is neither text nor a list"},
+		{"groups hold a number", groups, map[string]any{"groups": []any{"a", 7}}, "claim groups: holds something that is not text"},
+		{"groups hold a list", groups, map[string]any{"groups": []any{[]string{"a"}}}, "claim groups: holds something that is not text"},
+		{"no user name", username, nil, "the token has no claim email"},
+		{"an empty user name", username, map[string]any{"email": ""}, "the token has no claim email"},
+		{"a list of user names", username, map[string]any{"email": []string{"a"}}, "the token has no claim email"},
+		{"nobody on whose behalf", owner, nil, "the token has no claim owner"},
+		{"a number on whose behalf", owner, map[string]any{"owner": 7}, "the token has no claim owner"},
+		{"act is text", Issuer{URL: p.URL}, map[string]any{"act": "devin"}, "the token's act has no sub"},
+		{"act is empty", Issuer{URL: p.URL}, map[string]any{"act": map[string]any{}}, "the token's act has no sub"},
+		{"act has a number", Issuer{URL: p.URL}, map[string]any{"act": map[string]any{"sub": 7}}, "the token's act has no sub"},
+		{"not a service account", cluster, nil, "the subject is not a service account"},
+		{"a node", cluster, map[string]any{"sub": "system:node:a"}, "the subject is not a service account"},
+		{"a service account without a name", cluster, map[string]any{"sub": "system:serviceaccount:agents"}, "the subject is not a service account"},
+		{"a service account without a namespace", cluster, map[string]any{"sub": "system:serviceaccount::devin"}, "the subject is not a service account"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			_, err := authenticator(t, row.issuer).Authenticate(t.Context(), p.token(t, row.claims))
+			var refused *Refused
+			if !errors.As(err, &refused) || err.Error() != row.want {
+				t.Errorf("%v; want %s", err, row.want)
+			}
+		})
+	}
+}
+
+// With several issuers, each speaks for itself only, by its own rules.
+func TestSeveralIssuers(t *testing.T) {
+	one, two := start(t, httptest.NewServer), start(t, httptest.NewServer)
+	a := authenticator(t, Issuer{URL: one.URL, GroupsClaim: "groups"}, Issuer{URL: two.URL})
+	for _, p := range []*idp{one, two} {
+		got, err := a.Authenticate(t.Context(), p.token(t, nil))
+		if err != nil || got.Issuer != p.URL || (len(got.Groups) == 1) != (p == one) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	crossed := sign(t, jose.RS256, jose.JSONWebKey{Key: two.rsa, KeyID: "key-1"}, one.claims(nil), nil)
+	if got, err := a.Authenticate(t.Context(), crossed); err == nil {
+		t.Errorf("one issuer signs for another: %+v", got)
+	}
+}
+
+// An issuer that is down says nothing about a token, good or forged; it is not
+// asked for every token that comes, and once it is up again it is believed.
+func TestIssuerDown(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	p.down.Store(true)
+	a := authenticator(t, Issuer{URL: p.URL})
+	for range 3 {
+		_, err := a.Authenticate(t.Context(), p.token(t, nil))
+		var unavailable *Unavailable
+		if !errors.As(err, &unavailable) || !unavailable.Unavailable() {
+			t.Fatalf("%v; want Unavailable", err)
+		}
+	}
+	if n := p.asks.Load(); n != 1 {
+		t.Errorf("the issuer was asked %d times in a moment", n)
+	}
+	p.down.Store(false)
+	a.issuers[p.URL].tried = time.Time{} // as if retryEvery had gone by
+	if _, err := a.Authenticate(t.Context(), p.token(t, nil)); err != nil {
+		t.Errorf("the issuer is up again: %v", err)
+	}
+	if _, err := a.Authenticate(t.Context(), p.token(t, map[string]any{"aud": "x"})); err == nil {
+		t.Error("and every token is believed")
+	}
+}
+
+// A key that the issuer has made since is asked for when a token names it.
+func TestKeyRotation(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	a := authenticator(t, Issuer{URL: p.URL})
+	if _, err := a.Authenticate(t.Context(), p.token(t, nil)); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotated := sign(t, jose.ES256, jose.JSONWebKey{Key: key, KeyID: "key-2"}, p.claims(nil), nil)
+	if _, err := a.Authenticate(t.Context(), rotated); err == nil {
+		t.Fatal("a key that was never published is believed")
+	}
+	p.publish(key.Public(), "key-2")
+	if _, err := a.Authenticate(t.Context(), rotated); err != nil {
+		t.Errorf("the new key: %v", err)
+	}
+}
+
+// caFile makes the one issuer's certificate trusted, and no other's.
+func TestCAFile(t *testing.T) {
+	p := start(t, httptest.NewTLSServer)
+	dir := t.TempDir()
+	ca, empty := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "empty.pem")
+	for path, data := range map[string][]byte{ca: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw}), empty: []byte("x")} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := authenticator(t, Issuer{URL: p.URL, CAFile: ca}).Authenticate(t.Context(), p.token(t, nil)); err != nil {
+		t.Error(err)
+	}
+	var unavailable *Unavailable
+	if _, err := authenticator(t, Issuer{URL: p.URL}).Authenticate(t.Context(), p.token(t, nil)); !errors.As(err, &unavailable) {
+		t.Errorf("an unknown certificate: %v; want Unavailable", err)
+	}
+	for _, path := range []string{empty, filepath.Join(dir, "absent.pem")} {
+		if _, err := New([]Issuer{{URL: p.URL, CAFile: path}}, audience); err == nil || !strings.HasPrefix(err.Error(), "preparing issuer "+p.URL+": ") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// Nobody can be configured to accept what is no signature by a key.
+func TestAlgorithms(t *testing.T) {
+	for _, algorithm := range []string{"none", "HS256", "HS512", "rs256", ""} {
+		if _, err := New([]Issuer{{URL: "https://idp", Algorithms: []string{"RS256", algorithm}}}, audience); err == nil {
+			t.Errorf("algorithm %q is accepted", algorithm)
+		}
+	}
+	p := start(t, httptest.NewServer)
+	token := sign(t, jose.PS512, jose.JSONWebKey{Key: p.rsa, KeyID: "key-1"}, p.claims(nil), nil)
+	if _, err := authenticator(t, Issuer{URL: p.URL}).Authenticate(t.Context(), token); err == nil {
+		t.Error("PS512 is accepted without being listed")
+	}
+	listed := authenticator(t, Issuer{URL: p.URL, Algorithms: []string{"PS512"}})
+	if _, err := listed.Authenticate(t.Context(), token); err != nil {
+		t.Errorf("PS512 is refused though it is listed: %v", err)
+	}
+	if _, err := listed.Authenticate(t.Context(), p.token(t, nil)); err == nil {
+		t.Error("RS256 is accepted though it is not listed")
+	}
+}

@@ -1,0 +1,344 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"countersign/action"
+	"countersign/approvals"
+	"countersign/audit"
+	"countersign/gate"
+	"countersign/storage/storagetest"
+)
+
+var noon = time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)
+
+func TestConformance(t *testing.T) {
+	storagetest.Run(t, func(t *testing.T) func() storagetest.Store {
+		path := filepath.Join(t.TempDir(), "store.db")
+		var s *Store
+		t.Cleanup(func() { s.Close() })
+		return func() storagetest.Store {
+			if s != nil {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s = mustOpen(t, path, Options{})
+			return s
+		}
+	})
+}
+
+func mustOpen(t *testing.T, path string, opts Options) *Store {
+	t.Helper()
+	s, err := Open(path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// made is a closed store with one record and one open operation.
+func made(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{})
+	defer s.Close()
+	if err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{record("one")}, Operations: []approvals.Operation{{ID: "op", State: approvals.PendingApproval, Revision: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func record(id string) gate.Entry {
+	return gate.Entry{Record: audit.Record{V: audit.Version, ID: id, Time: noon, Type: audit.ToolIntent}}
+}
+
+func TestFilesAreForTheirOwner(t *testing.T) {
+	path := made(t)
+	for _, name := range []string{path, path + ".key"} {
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+func TestOneProcess(t *testing.T) {
+	path := made(t)
+	s := mustOpen(t, path, Options{})
+	for _, opts := range []Options{{}, {ReadOnly: true}} {
+		if second, err := Open(path, opts); !errors.Is(err, ErrLocked) {
+			t.Errorf("%+v: %v, %v; want ErrLocked", opts, second, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, path, Options{}).Close()
+}
+
+// What is not one of our files, or is missing its key, is not opened, and
+// nothing in it is changed.
+func TestOpenRefuses(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		ruin func(t *testing.T, path string)
+		want string
+	}{
+		{"somebody else's bbolt file", func(t *testing.T, path string) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+		}, "this is a bbolt file, but not one of Countersign's"},
+		{"another format", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put([]byte("format"), []byte("countersign/2")) })
+		}, `the file has format "countersign/2"; this version reads "countersign/1"`},
+		{"no format", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete([]byte("format")) })
+		}, `the file has format ""; this version reads "countersign/1"`},
+		{"not a database", func(t *testing.T, path string) { write(t, path, bytes.Repeat([]byte("x"), 64<<10), 0o600) }, "invalid database"},
+		{"cut within its first pages", func(t *testing.T, path string) {
+			if err := os.Truncate(path, 4096); err != nil {
+				t.Fatal(err)
+			}
+		}, "opening "},
+		{"damaged pages", func(t *testing.T, path string) {
+			data := read(path)
+			for i := 2 * os.Getpagesize(); i < len(data); i++ { // all but the two that say where the others are
+				data[i] ^= 0xa5
+			}
+			write(t, path, data, 0o600)
+		}, "the file is damaged: "},
+		{"no key", func(t *testing.T, path string) {
+			if err := os.Remove(path + ".key"); err != nil {
+				t.Fatal(err)
+			}
+		}, "reading the store's key: "},
+		{"another key", func(t *testing.T, path string) { write(t, path+".key", bytes.Repeat([]byte{7}, keyBytes), 0o600) }, "is not the one that the file was made with; put back the right one"},
+		{"half a key", func(t *testing.T, path string) { write(t, path+".key", []byte("short"), 0o600) }, "it has 5 bytes instead of 32; put back the right one"},
+		{"an empty key", func(t *testing.T, path string) { write(t, path+".key", nil, 0o600) }, "it has 0 bytes instead of 32; put back the right one"},
+		{"a key that others may read", func(t *testing.T, path string) {
+			if err := os.Chmod(path+".key", 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "may be read by others (mode 0644): chmod 600 it"},
+		{"a key that a group may write", func(t *testing.T, path string) {
+			if err := os.Chmod(path+".key", 0o620); err != nil {
+				t.Fatal(err)
+			}
+		}, "may be read by others (mode 0620): chmod 600 it"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, opts := range []Options{{}, {ReadOnly: true}} {
+				path := made(t)
+				row.ruin(t, path)
+				before, keyBefore := read(path), read(path+".key")
+				s, err := Open(path, opts)
+				if err == nil || s != nil || !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), path) {
+					t.Fatalf("%+v: %v; want an error with %q", opts, err, row.want)
+				}
+				if !bytes.Equal(before, read(path)) || !bytes.Equal(keyBefore, read(path+".key")) {
+					t.Error("the files were changed")
+				}
+			}
+		})
+	}
+}
+
+func edit(t *testing.T, path string, f func(tx *bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Update(f), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path string, data []byte, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, data, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// read is a file's content, nil when there is none.
+func read(path string) []byte {
+	data, _ := os.ReadFile(path)
+	return data
+}
+
+func TestReadOnly(t *testing.T) {
+	path := made(t)
+	before := read(path)
+	s := mustOpen(t, path, Options{ReadOnly: true})
+	other := mustOpen(t, path, Options{ReadOnly: true}) // readers do not exclude each other
+	n := 0
+	if err := s.Records(1, func(uint64, []byte) error { n++; return nil }); err != nil || n != 1 {
+		t.Errorf("%d records, %v", n, err)
+	}
+	if op, err := other.Operation("op"); err != nil || op.ID != "op" {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if err := errors.Join(s.Close(), other.Close()); err != nil || !bytes.Equal(before, read(path)) {
+		t.Errorf("%v, or the file was changed", err)
+	}
+
+	absent := filepath.Join(t.TempDir(), "absent.db")
+	if _, err := Open(absent, Options{ReadOnly: true}); err == nil || read(absent) != nil || read(absent+".key") != nil {
+		t.Errorf("a log that is not there: %v", err)
+	}
+}
+
+// A crash between the key and the first transaction leaves a key without a
+// store: it is taken, not replaced.
+func TestKeyWithoutStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	key := bytes.Repeat([]byte{7}, keyBytes)
+	write(t, path+".key", key, 0o600)
+	mustOpen(t, path, Options{}).Close()
+	if !bytes.Equal(read(path+".key"), key) {
+		t.Error("the key was replaced")
+	}
+}
+
+// Derived keys are the same after a restart, and tell nothing of each other.
+func TestKeyForAPurpose(t *testing.T) {
+	path := made(t)
+	s := mustOpen(t, path, Options{})
+	digest, session := s.Key("digest"), s.Key("session")
+	s.Close()
+	s = mustOpen(t, path, Options{})
+	defer s.Close()
+	if len(digest) != 32 || bytes.Equal(digest, session) || !bytes.Equal(digest, s.Key("digest")) || bytes.Contains(read(path+".key"), digest) {
+		t.Error("a purpose has one key of its own")
+	}
+	other := mustOpen(t, made(t), Options{})
+	defer other.Close()
+	if bytes.Equal(digest, other.Key("digest")) {
+		t.Error("two stores share a key")
+	}
+}
+
+// Operations hold what will be sent. Nothing of it is in the file in the clear,
+// nor in pages that were freed; and one that was changed there does not open.
+func TestOperationsAreSealed(t *testing.T) {
+	const marker = "hunter2-hunter2-hunter2"
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{})
+	op := approvals.Operation{
+		ID: "op", State: approvals.PendingApproval, Tool: "tool-" + marker, AgentReason: marker, Result: marker, Args: map[string]any{marker: marker},
+		Plan:  action.Plan{Actions: []action.Action{{Verb: action.Patch, Name: marker, Body: map[string]any{"stringData": map[string]any{"password": marker}}}}},
+		Diffs: [][]action.Change{{{Op: "add", Path: "/" + marker, New: marker}}},
+	}
+	for op.Revision = 1; op.Revision < 20; op.Revision++ {
+		err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{record("a record is in the clear")}, Operations: []approvals.Operation{op}, Question: &gate.Question{Key: marker, Op: "op", Was: was(op.Revision)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data := read(path)
+	if bytes.Contains(data, []byte("hunter2")) {
+		t.Error("a secret value is in the file")
+	}
+	if !bytes.Contains(data, []byte("a record is in the clear")) {
+		t.Error("the search would not have found it")
+	}
+
+	edit(t, path, func(tx *bbolt.Tx) error {
+		sealed := bytes.Clone(tx.Bucket(bucketOperations).Get([]byte("op")))
+		sealed[len(sealed)/2] ^= 1
+		return tx.Bucket(bucketOperations).Put([]byte("op"), sealed)
+	})
+	s = mustOpen(t, path, Options{})
+	defer s.Close()
+	if got, err := s.Operation("op"); err == nil || got.State != "" || !strings.Contains(err.Error(), "the file was changed") {
+		t.Errorf("a changed operation is loaded as %+v, %v", got, err)
+	}
+	if open, err := s.OpenOperations(); err == nil {
+		t.Errorf("a changed operation is taken up: %+v", open)
+	}
+}
+
+func was(revision uint64) string {
+	if revision == 1 {
+		return ""
+	}
+	return "op"
+}
+
+// After a commit that failed nobody knows what the file holds, so the store
+// takes nothing more until it is opened anew; then everything that was
+// acknowledged is there, and the rest is a prefix of what was sent.
+func TestPoisoned(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{MaxBytes: 1 << 20})
+	batch := func(i int) gate.Batch {
+		e := record(fmt.Sprintf("r%d", i))
+		e.Payload = bytes.Repeat([]byte{byte(i)}, 10_000)
+		return gate.Batch{Entries: []gate.Entry{e}, Operations: []approvals.Operation{{ID: fmt.Sprintf("op%d", i), State: approvals.PendingApproval, Revision: 1}}}
+	}
+	acknowledged := 0
+	var failure error
+	for ; failure == nil; acknowledged++ {
+		if acknowledged > 1000 {
+			t.Fatal("the file grows beyond its limit")
+		}
+		if s.Healthy() != nil {
+			t.Fatal(s.Healthy())
+		}
+		failure = s.Commit(t.Context(), batch(acknowledged))
+	}
+	acknowledged--
+	if errors.Is(failure, gate.ErrConflict) || !errors.Is(failure, ErrPoisoned) || !errors.Is(s.Healthy(), ErrPoisoned) {
+		t.Errorf("after %d commits: %v, health %v", acknowledged, failure, s.Healthy())
+	}
+	// Even what is small enough, and even what would only be a conflict.
+	for name, b := range map[string]gate.Batch{"small": {Entries: []gate.Entry{record("small")}}, "empty": {}, "conflict": {Operations: []approvals.Operation{{ID: "op0", Revision: 9}}}} {
+		if err := s.Commit(t.Context(), b); !errors.Is(err, ErrPoisoned) {
+			t.Errorf("%s: %v; want ErrPoisoned", name, err)
+		}
+	}
+	if op, err := s.Operation("op0"); err != nil || op.ID != "op0" {
+		t.Errorf("what is there can still be looked at: %+v, %v", op, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = mustOpen(t, path, Options{})
+	defer s.Close()
+	n := 0
+	err := s.Records(1, func(seq uint64, data []byte) error {
+		if want := fmt.Sprintf(`"seq":%d,"id":"r%d"`, n+1, n); !bytes.Contains(data, []byte(want)) {
+			return fmt.Errorf("record %d is %s", seq, data)
+		}
+		n++
+		return nil
+	})
+	if err != nil || n < acknowledged || n > acknowledged+1 {
+		t.Errorf("%d records of %d acknowledged, %v", n, acknowledged, err)
+	}
+	open, err := s.OpenOperations()
+	if err != nil || len(open) != n {
+		t.Errorf("%d operations with %d records, %v", len(open), n, err)
+	}
+	if err := s.Commit(t.Context(), batch(n)); err != nil {
+		t.Errorf("opened anew it takes nothing: %v", err)
+	}
+}
