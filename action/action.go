@@ -1,7 +1,9 @@
 package action
 
 import (
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -97,12 +99,13 @@ type Options struct {
 	// PropagationPolicy, GracePeriodSeconds: see metav1.DeleteOptions.
 	PropagationPolicy  string `json:"propagationPolicy,omitempty"`
 	GracePeriodSeconds *int64 `json:"gracePeriodSeconds,omitempty"`
-	// Container, Previous, TailLines, SinceSeconds, LimitBytes: see corev1.PodLogOptions.
+	// Container, Previous, TailLines, SinceSeconds: see corev1.PodLogOptions.
 	Container    string `json:"container,omitempty"`
 	Previous     bool   `json:"previous,omitempty"`
 	TailLines    int64  `json:"tailLines,omitempty"`
 	SinceSeconds int64  `json:"sinceSeconds,omitempty"`
-	LimitBytes   int64  `json:"limitBytes,omitempty"`
+	// TailBytes is how much of the end of a log is kept, whatever comes before it.
+	TailBytes int64 `json:"tailBytes,omitempty"`
 }
 
 // ReadOnly reports whether the request cannot change the cluster.
@@ -134,13 +137,24 @@ func (a Action) String() string {
 	}
 	switch {
 	case a.Namespace != "" && a.Name != "":
-		b.WriteString(" " + a.Namespace + "/" + a.Name)
+		b.WriteString(" " + a.Namespace + "/" + quoted(a.Name))
 	case a.Namespace != "":
 		b.WriteString(" in namespace " + a.Namespace)
 	case a.Name != "":
-		b.WriteString(" " + a.Name)
+		b.WriteString(" " + quoted(a.Name))
 	}
 	return b.String()
+}
+
+var ordinary = regexp.MustCompile(`^[-A-Za-z0-9:._]+$`)
+
+// quoted puts a name in quotes that could pass for more than a name: some
+// kinds, such as those of RBAC, take spaces and commas.
+func quoted(name string) string {
+	if ordinary.MatchString(name) {
+		return name
+	}
+	return strconv.Quote(name)
 }
 
 // Scope is what a tool may do at most, known before any argument is: the verbs

@@ -81,6 +81,11 @@ func TestNames(t *testing.T) {
 		{Action{Verb: List, Resource: deployments}.String(), "list deployments.apps"},
 		{Action{Verb: Delete, Resource: namespaces, Name: "shop"}.String(), "delete namespaces shop"},
 		{apply(namespaces).String(), "apply namespaces"},
+		// A name that could pass for more than a name stands in quotes.
+		{Action{Verb: Get, Resource: deployments, Namespace: "shop", Name: "a, delete namespaces shop"}.String(), `get deployments.apps shop/"a, delete namespaces shop"`},
+		{Action{Verb: Delete, Resource: namespaces, Name: "a\n"}.String(), `delete namespaces "a\n"`},
+		{Action{Verb: Delete, Resource: namespaces, Name: "системы"}.String(), `delete namespaces "системы"`},
+		{Action{Verb: Delete, Resource: namespaces, Name: "system:a_b.c-d"}.String(), `delete namespaces "system:a_b.c-d"`},
 	} {
 		if row.got != row.want {
 			t.Errorf("got %q, want %q", row.got, row.want)

@@ -47,8 +47,7 @@ func (p Plan) Secret() bool {
 }
 
 // Canonical encodes a value as JSON with sorted object keys, no insignificant
-// white space and no HTML escaping. Numbers are kept as decoded: integers as
-// integers, so 3 and 3.0 differ, as they do to the API server.
+// white space and no HTML escaping. A number is written the shortest way.
 func Canonical(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

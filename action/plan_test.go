@@ -151,7 +151,7 @@ func TestDigestDependsOnEverythingSent(t *testing.T) {
 		"previous":             func(p *Plan) { p.Actions[0].Options.Previous = true },
 		"tail lines":           func(p *Plan) { p.Actions[0].Options.TailLines = 1 },
 		"since seconds":        func(p *Plan) { p.Actions[0].Options.SinceSeconds = 1 },
-		"limit bytes":          func(p *Plan) { p.Actions[0].Options.LimitBytes = 1 },
+		"tail bytes":           func(p *Plan) { p.Actions[0].Options.TailBytes = 1 },
 		"the second's options": func(p *Plan) { p.Actions[1].Options.Force = true },
 	}
 	seen := map[string]string{mustDigest(t, base): "the plan itself"}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"countersign/approvals"
+	"countersign/audit"
 	"countersign/gate"
 )
 
@@ -49,6 +50,10 @@ func Listen(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("opening admin socket %s: a server is answering on it already", path)
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("opening admin socket %s: there is something else under this name; set adminSocket to another", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("opening admin socket: %w", err)
@@ -160,14 +165,7 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/jsonl")
-	err = s.Records(from, func(_ uint64, record []byte) error {
-		if _, err := w.Write(record); err != nil {
-			return err
-		}
-		_, err := w.Write([]byte{'\n'})
-		return err
-	})
-	if err != nil {
+	if err := s.Records(from, audit.JSONL(w)); err != nil {
 		s.Log.Error("exporting records", "err", err)
 		panic(http.ErrAbortHandler) // so that the reader sees that it is not whole
 	}

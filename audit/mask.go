@@ -73,7 +73,7 @@ func MaskObject(object map[string]any, secret bool) map[string]any {
 		switch {
 		case key == lastApplied:
 			out[key] = Masked
-		case secret && (key == "data" || key == "stringData"):
+		case secret && !plain[key]:
 			out[key] = maskValues(value)
 		default:
 			out[key] = Mask(value)
@@ -81,6 +81,10 @@ func MaskObject(object map[string]any, secret bool) map[string]any {
 	}
 	return out
 }
+
+// plain are the fields of a Secret that hold no value. Every other is masked,
+// also one that the API does not know: it may be data under a misspelt name.
+var plain = map[string]bool{"apiVersion": true, "kind": true, "metadata": true, "type": true, "immutable": true}
 
 func maskValues(v any) any {
 	values, ok := v.(map[string]any)

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"io"
 	"time"
 
 	"countersign/action"
@@ -133,4 +134,15 @@ type Evidence struct {
 	Detail          string `json:"detail"`
 	UID             string `json:"uid,omitempty"`
 	ResourceVersion string `json:"resource_version,omitempty"`
+}
+
+// JSONL returns a function that writes records, byte for byte as stored, one a line.
+func JSONL(w io.Writer) func(seq uint64, record []byte) error {
+	return func(_ uint64, record []byte) error {
+		if _, err := w.Write(record); err != nil {
+			return err
+		}
+		_, err := w.Write([]byte{'\n'})
+		return err
+	}
 }

@@ -49,7 +49,7 @@ type Config struct {
 	// RequestTimeout bounds one request to an API server; 30s when absent.
 	RequestTimeout time.Duration `yaml:"requestTimeout"`
 	// MaxStoreBytes is the size at which the store takes no more; 0 is no limit.
-	MaxStoreBytes int `yaml:"maxStoreBytes"`
+	MaxStoreBytes strictyaml.Int `yaml:"maxStoreBytes"`
 }
 
 // TLS names a certificate and its key, both PEM files.
@@ -120,7 +120,7 @@ var name = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
+		return nil, fmt.Errorf("reading configuration: %w; name the file with --config (configs/example.yaml is one to begin with)", err)
 	}
 	var configs []*Config
 	documents, err := strictyaml.Decode(path, data, func() any {
@@ -234,6 +234,8 @@ func (c *Config) checkURL(report func(at []any, format string, args ...any)) {
 	switch {
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "":
 		report([]any{"url"}, "url is %q; an https address is expected", c.URL)
+	case strings.ContainsAny(u.Path, "{}"):
+		report([]any{"url"}, "url is %q; its path is to be plain", c.URL)
 	case u.Path == "" || strings.HasSuffix(u.Path, "/"):
 		report([]any{"url"}, "url is %q; it needs a path without a slash at its end, such as /mcp", c.URL)
 	case u.Scheme == "http" && !loopback(u):

@@ -135,6 +135,8 @@ func TestMistakes(t *testing.T) {
 		{"url with a query", "/mcp", "/mcp?a=b", []string{`1: url is "https://countersign.example.com/mcp?a=b"; an https address is expected`}},
 		{"url without a path", "/mcp", "", []string{`1: url is "https://countersign.example.com"; it needs a path without a slash at its end, such as /mcp`}},
 		{"url with a slash at its end", "/mcp", "/mcp/", []string{`1: url is "https://countersign.example.com/mcp/"; it needs a path without a slash at its end, such as /mcp`}},
+		{"url with a pattern for a path", "/mcp", "/{id}", []string{`1: url is "https://countersign.example.com/{id}"; its path is to be plain`}},
+		{"half a byte of store", "data:", "maxStoreBytes: 0.5\ndata:", []string{`2: "0.5" where a whole number is expected`}},
 		{"tokens in the clear", "https://countersign", "http://countersign", []string{`1: url is "http://countersign.example.com/mcp"; plain http is for this machine only: tokens would travel in the clear`}},
 		{"tls without a key", "data:", "tls: {certFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},
 		{"tls without a certificate", "data:", "tls: {keyFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},

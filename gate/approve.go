@@ -253,11 +253,12 @@ func (g *Gate) update(id string, change func(approvals.Operation) (approvals.Ope
 
 // expireLater closes a question when its time is over.
 func (g *Gate) expireLater(op approvals.Operation) {
+	id := op.ID // and no more: an operation can be large, and many can wait
 	time.AfterFunc(op.Expires.Sub(g.Now()), func() {
 		if g.background.Err() != nil {
 			return // the next start takes it up
 		}
-		_, err := g.update(op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		_, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
 			if op.State != approvals.PendingApproval {
 				return op, nil, approvals.ErrNotPending
 			}
@@ -266,7 +267,7 @@ func (g *Gate) expireLater(op approvals.Operation) {
 			return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
 		})
 		if err != nil && !errors.Is(err, approvals.ErrNotPending) {
-			g.Log.Error("expiring an operation", "op", op.ID, "err", err)
+			g.Log.Error("expiring an operation", "op", id, "err", err)
 		}
 	})
 }

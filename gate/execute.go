@@ -45,7 +45,12 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	case err != nil && ambiguous(err) && !op.Plan.ReadOnly():
 		state = approvals.Unknown
 		entry.Record.Type, entry.Record.Outcome = audit.ExecUnknown, audit.Unknown
-		op.Reason = "there was no answer to the request, so it may or may not have taken effect"
+		op.Reason = "there was no answer to the request"
+		var answered *APIError
+		if errors.As(err, &answered) {
+			op.Reason = fmt.Sprintf("the API server answered with error %d: %s", answered.Code, clip(audit.MaskText(answered.Message)))
+		}
+		op.Reason += "; it may or may not have taken effect"
 	case err != nil && len(results) > 0:
 		state = approvals.Partial
 		text = fmt.Sprintf("%d of %d done: %s", len(results), len(op.Plan.Actions), text)
@@ -62,7 +67,8 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	if err == nil {
 		// A crash before this commit leaves EXECUTING: the next start looks at
 		// the live object and records what it finds.
-		err = g.commit(Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
+		// It has no time limit: there is nothing better to do than to store it.
+		err = g.Store.Commit(context.Background(), Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
 	}
 	if err != nil {
 		g.Log.Error("storing an outcome", "op", op.ID, "err", err)
@@ -74,7 +80,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	}
 	g.bell.ring(op.ID)
 	if op.State == approvals.Unknown {
-		g.inBackground(func(ctx context.Context) { g.reconcile(ctx, op) })
+		g.reconcileLater(op, 0)
 	}
 	return describe(op)
 }
@@ -87,6 +93,11 @@ func ambiguous(err error) bool {
 		return refused.Code >= http.StatusInternalServerError
 	}
 	return !errors.Is(err, ErrNotSent)
+}
+
+// busy reports whether an API server that answers so is worth asking again.
+func busy(code int) bool {
+	return code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout
 }
 
 // move takes an operation one step and counts the revision for compare-and-swap.
@@ -117,7 +128,7 @@ func uids(previews []action.Preview) []string {
 func responses(plan action.Plan, results []Response) []tools.Response {
 	out := make([]tools.Response, len(results))
 	for i, r := range results {
-		out[i] = tools.Response{Action: plan.Actions[i], Code: r.Code, Body: r.Body}
+		out[i] = tools.Response{Action: plan.Actions[i], Body: r.Body, Omitted: r.Omitted}
 	}
 	return out
 }
@@ -140,11 +151,15 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	defer cancel()
 	preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op.ID) })
 	var refused *APIError
-	if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && refused.Code != http.StatusTooManyRequests {
-		if a.Verb == action.Delete && refused.Code == http.StatusNotFound {
+	if errors.As(err, &refused) && !busy(refused.Code) {
+		message := clip(audit.MaskText(refused.Message))
+		switch {
+		case a.Verb == action.Delete && refused.Code == http.StatusNotFound:
 			return audit.Evidence{Result: Applied, Detail: a.String() + ": there is no such object"}, nil
+		case message != "" && strings.Contains(op.Reason, message):
+			return audit.Evidence{Result: NotApplied, Detail: a.String() + ": the API server refuses the same request in the same words: " + message}, nil
 		}
-		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server now refuses the same request: " + refused.Message}, nil
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server now refuses the same request: " + message}, nil
 	}
 	if err != nil {
 		return audit.Evidence{}, err

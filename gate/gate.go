@@ -78,8 +78,10 @@ type Cluster interface {
 
 // Response is the API server's answer to one Action.
 type Response struct {
-	Code            int
-	Body            []byte
+	Code int
+	Body []byte
+	// Omitted is how many bytes came before Body and were not kept.
+	Omitted         int64
 	UID             string
 	ResourceVersion string
 }
@@ -117,12 +119,13 @@ type Gate struct {
 	Now  func() time.Time
 
 	bell bell     // rung when an operation changes
-	seen sync.Map // Principal.Key -> action.Principal, as last authenticated
+	seen sync.Map // caller -> []string, the groups of its last call
 	work sync.WaitGroup
 	// background ends when the server stops; executions that have started go on.
 	background context.Context
 	stop       context.CancelFunc
-	slots      chan struct{}
+	slots      chan struct{} // of executions
+	looks      chan struct{} // of reconciliations
 	logins     struct {
 		limiter *rate.Limiter
 		dropped atomic.Int64
@@ -166,7 +169,7 @@ type call struct {
 // unknown, broken or missing is a refusal with a reason.
 func (g *Gate) Call(ctx context.Context, req Request) Result {
 	c := &call{Request: req, op: newID(), start: g.Now()}
-	g.seen.Store(req.Principal.Key(), req.Principal)
+	g.seen.Store(callerOf(req.Principal), req.Principal.Groups)
 
 	// 1. Decode the arguments, strictly and once.
 	if c.tool = g.find(req.Tool); c.tool == nil {
@@ -189,7 +192,9 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	// the server ask what a cluster serves; that is on its own behalf, and the
 	// caller learns nothing from it but the names of kinds.
 	// 4. Plan.
-	if c.Call, err = c.tool.Plan(ctx, g.Cluster, args); err != nil {
+	planning, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+	defer cancel()
+	if c.Call, err = c.tool.Plan(planning, g.Cluster, args); err != nil {
 		return g.malformed(c, err)
 	}
 	if c.Operation != nil {
@@ -220,6 +225,12 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 		return g.ask(ctx, c)
 	}
 	return g.deny(c, c.decision)
+}
+
+// callerOf names the caller whose groups may change between question and
+// execution: the same subject through the same client for the same person.
+func callerOf(p action.Principal) string {
+	return p.Key() + "\n" + p.Client + "\n" + p.OnBehalfOf
 }
 
 // Visible lists the tools that the principal could be allowed to use, by the

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"countersign/action"
@@ -143,7 +144,17 @@ func recordError(err error) *audit.Error {
 	case errors.Is(err, ErrNotSent):
 		kind = "not_sent"
 	}
-	return &audit.Error{Type: kind, Message: audit.MaskText(err.Error())}
+	return &audit.Error{Type: kind, Message: clip(audit.MaskText(err.Error()))}
+}
+
+// maxMessage bounds an error's text, in bytes: others can make it long.
+const maxMessage = 4 << 10
+
+func clip(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxMessage], "") + fmt.Sprintf(" [%d more bytes]", len(text)-maxMessage)
 }
 
 // LoginRefused records a caller who could not be authenticated. A flood of them

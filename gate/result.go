@@ -119,7 +119,7 @@ func failed(op string, err error) Result {
 			r.Reason = "the cluster did not answer in time"
 		}
 	}
-	r.Reason = audit.MaskText(r.Reason)
+	r.Reason = clip(audit.MaskText(r.Reason))
 	return r
 }
 

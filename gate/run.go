@@ -3,14 +3,12 @@ package gate
 import (
 	"context"
 	"errors"
-	"net/http"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
-	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
 	"countersign/policy"
@@ -21,7 +19,7 @@ import (
 // pending ones wait on. It must be called once, before the first Call.
 func (g *Gate) Start() error {
 	g.background, g.stop = context.WithCancel(context.Background())
-	g.slots = make(chan struct{}, maxExecutions)
+	g.slots, g.looks = make(chan struct{}, maxExecutions), make(chan struct{}, maxExecutions)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
 	opened := audit.Record{
 		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: audit.LogOpened, Node: g.Node,
@@ -46,7 +44,7 @@ func (g *Gate) Start() error {
 			}
 			fallthrough
 		case approvals.Unknown:
-			g.inBackground(func(ctx context.Context) { g.reconcile(ctx, op) })
+			g.reconcileLater(op, 0)
 		}
 	}
 	return nil
@@ -72,11 +70,14 @@ func (g *Gate) Stop(ctx context.Context) {
 
 // inBackground runs one piece of work that outlives the call that led to it,
 // a bounded number at once.
-func (g *Gate) inBackground(f func(ctx context.Context)) {
+func (g *Gate) inBackground(slots chan struct{}, f func(ctx context.Context)) {
+	if g.background.Err() != nil {
+		return
+	}
 	g.work.Go(func() {
 		select {
-		case g.slots <- struct{}{}:
-			defer func() { <-g.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 			defer func() {
 				// One operation that cannot be handled must not take the others with
 				// it, at this start and at every next one.
@@ -108,25 +109,34 @@ func (g *Gate) lost(op approvals.Operation) (approvals.Operation, error) {
 // again runs the work once more in a while, and gives its place to others until
 // then. When the server stops before, the next start takes the operation up.
 func (g *Gate) again(f func(ctx context.Context)) {
-	time.AfterFunc(retryEvery, func() {
-		if g.background.Err() == nil {
-			g.inBackground(f)
-		}
-	})
+	time.AfterFunc(retryEvery, func() { g.inBackground(g.slots, f) })
 }
 
 // retryEvery is how long to wait before asking a cluster again that could not answer.
 const retryEvery = 2 * time.Second
 
+// retryAtMost is how long at most.
+const retryAtMost = 5 * time.Minute
+
+// reconcileLater looks into an operation after a while: at once the first time,
+// then less and less often. It has places of its own, so that a cluster that
+// cannot answer does not hold up what was approved for another.
+func (g *Gate) reconcileLater(op approvals.Operation, waited time.Duration) {
+	next := min(max(2*waited, retryEvery), retryAtMost)
+	time.AfterFunc(waited, func() {
+		g.inBackground(g.looks, func(ctx context.Context) { g.reconcile(ctx, op, next) })
+	})
+}
+
 // reconcile finds out what became of an operation of unknown outcome. It asks
 // until the cluster answers, and never sends the request again.
-func (g *Gate) reconcile(ctx context.Context, op approvals.Operation) {
+func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.Duration) {
 	all := make([]audit.Evidence, len(op.Plan.Actions))
 	for i := range op.Plan.Actions {
 		var err error
 		if all[i], err = g.examine(ctx, op, i); err != nil {
 			g.Log.Warn("looking into an operation of unknown outcome", "op", op.ID, "err", audit.MaskText(err.Error()))
-			g.again(func(ctx context.Context) { g.reconcile(ctx, op) })
+			g.reconcileLater(op, wait)
 			return
 		}
 	}
@@ -149,7 +159,7 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation) {
 }
 
 func (g *Gate) runLater(id string) {
-	g.inBackground(func(ctx context.Context) { g.run(ctx, id) })
+	g.inBackground(g.slots, func(ctx context.Context) { g.run(ctx, id) })
 }
 
 // run executes an approved operation, after looking again at everything that
@@ -175,8 +185,8 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 		return false, g.end(op, approvals.Expired, "approved, but too late to be started")
 	}
 	principal := op.Principal
-	if now, ok := g.seen.Load(principal.Key()); ok {
-		principal = now.(action.Principal)
+	if groups, ok := g.seen.Load(callerOf(principal)); ok {
+		principal.Groups = groups.([]string)
 	}
 	tool := g.find(op.Tool)
 	if tool == nil {
@@ -187,7 +197,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	}
 	previews, err := g.preview(ctx, op.ID, op.Plan)
 	var refused *APIError
-	if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && refused.Code != http.StatusTooManyRequests {
+	if errors.As(err, &refused) && !busy(refused.Code) {
 		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+refused.Message)
 	}
 	if err != nil {
@@ -207,6 +217,9 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if fresh.Missing() > 0 {
 		return false, g.askAgain(op, fresh, "policy now asks for more than was given")
 	}
+	if !g.Now().Before(op.Expires) { // previews can take their time
+		return false, g.end(op, approvals.Expired, "approved, but too late to be started")
+	}
 	if op, err = g.move(op, approvals.Executing); err != nil {
 		return false, err
 	}
@@ -219,7 +232,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	started.Record.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
 	// Of two replicas, clicks or retries exactly one commits this.
 	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
-		return errors.Is(err, ErrConflict), err
+		return !errors.Is(err, ErrConflict), err
 	}
 	g.finish(context.WithoutCancel(ctx), op, ids, previews)
 	return false, nil

@@ -147,6 +147,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (action.
 		return action.Principal{}, err
 	}
 	verified, err := verifier.Verify(ctx, token)
+	if err != nil && strings.Contains(err.Error(), "fetching keys") { // go-oidc has no type for it
+		return action.Principal{}, &Unavailable{err}
+	}
 	if err != nil {
 		return action.Principal{}, refuse("%v", err)
 	}
@@ -182,12 +185,11 @@ func (i *issuer) ready(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	if time.Since(i.tried) < retryEvery {
 		return nil, &Unavailable{i.lastErr}
 	}
-	i.tried = time.Now()
 	// The provider keeps the context for its later fetches of keys, so it must
 	// not be that of one request.
 	provider, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), i.client), i.URL)
 	if err != nil {
-		i.lastErr = err
+		i.lastErr, i.tried = err, time.Now() // those who waited for this attempt do not make their own
 		return nil, &Unavailable{err}
 	}
 	i.verifier = provider.Verifier(&oidc.Config{ClientID: i.audience, SupportedSigningAlgs: i.Algorithms})

@@ -35,7 +35,8 @@ const audience = "https://countersign.example.com/mcp"
 type idp struct {
 	*httptest.Server
 	rsa  *rsa.PrivateKey
-	down atomic.Bool
+	down atomic.Bool // for discovery
+	lost atomic.Bool // for keys
 	asks atomic.Int64 // for discovery
 
 	mu   sync.Mutex
@@ -56,6 +57,10 @@ func start(t *testing.T, server func(http.Handler) *httptest.Server) *idp {
 		json.NewEncoder(w).Encode(map[string]any{"issuer": p.URL, "jwks_uri": p.URL + "/keys", "id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"}})
 	})
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
+		if p.lost.Load() {
+			http.Error(w, "down", http.StatusBadGateway)
+			return
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		json.NewEncoder(w).Encode(p.keys)
@@ -349,6 +354,21 @@ func TestKeyRotation(t *testing.T) {
 	p.publish(key.Public(), "key-2")
 	if _, err := a.Authenticate(t.Context(), rotated); err != nil {
 		t.Errorf("the new key: %v", err)
+	}
+}
+
+// An issuer whose keys cannot be fetched says nothing about a token either.
+func TestKeysDown(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	p.lost.Store(true)
+	a := authenticator(t, Issuer{URL: p.URL})
+	var unavailable *Unavailable
+	if _, err := a.Authenticate(t.Context(), p.token(t, nil)); !errors.As(err, &unavailable) {
+		t.Errorf("%v; want Unavailable", err)
+	}
+	p.lost.Store(false)
+	if _, err := a.Authenticate(t.Context(), p.token(t, nil)); err != nil {
+		t.Errorf("they are there again: %v", err)
 	}
 }
 

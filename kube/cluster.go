@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -54,10 +55,13 @@ const refreshEvery = 10 * time.Second
 
 // New prepares the clients. It sends nothing: a cluster that is down now can
 // be up when it is needed.
-func New(configs []Config, userAgent string) (*Clusters, error) {
+//
+// timeout bounds each request for what a cluster serves; that of an Action is
+// bounded by its context.
+func New(configs []Config, userAgent string, timeout time.Duration) (*Clusters, error) {
 	c := &Clusters{byName: map[string]*cluster{}}
 	for _, config := range configs {
-		one, err := newCluster(config, userAgent)
+		one, err := newCluster(config, userAgent, timeout)
 		if err != nil {
 			return nil, fmt.Errorf("preparing cluster %s: %w", config.Name, err)
 		}
@@ -66,7 +70,7 @@ func New(configs []Config, userAgent string) (*Clusters, error) {
 	return c, nil
 }
 
-func newCluster(config Config, userAgent string) (*cluster, error) {
+func newCluster(config Config, userAgent string, timeout time.Duration) (*cluster, error) {
 	restConfig, err := load(config)
 	if err != nil {
 		return nil, err
@@ -85,7 +89,9 @@ func newCluster(config Config, userAgent string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	discoveryClient, err := discovery.NewDiscoveryClientForConfigAndClient(restConfig, httpClient)
+	bounded := *httpClient // the same connections, with a time limit
+	bounded.Timeout = timeout
+	discoveryClient, err := discovery.NewDiscoveryClientForConfigAndClient(restConfig, &bounded)
 	if err != nil {
 		return nil, err
 	}
@@ -136,10 +142,29 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	if err != nil {
 		return action.Resource{}, err
 	}
-	resource, err := one.resolve(apiVersion, kind)
-	if meta.IsNoMatchError(err) && one.mayRefresh() {
-		one.mapper.Reset()
-		resource, err = one.resolve(apiVersion, kind)
+	if !kindName.MatchString(kind) {
+		return action.Resource{}, tools.BadArgument("kind %.100q is not the name of a kind", kind)
+	}
+	// The mapper knows no context and holds a lock while it asks.
+	type answer struct {
+		resource action.Resource
+		err      error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		resource, err := one.resolve(apiVersion, kind)
+		if meta.IsNoMatchError(err) && one.mayRefresh() {
+			one.mapper.Reset()
+			resource, err = one.resolve(apiVersion, kind)
+		}
+		done <- answer{resource, err}
+	}()
+	var resource action.Resource
+	select {
+	case a := <-done:
+		resource, err = a.resource, a.err
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	if meta.IsNoMatchError(err) {
 		name := strings.TrimSpace(apiVersion + " " + kind)
@@ -151,8 +176,11 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	if err != nil {
 		return resource, fmt.Errorf("asking cluster %s what it serves: %w", clusterName, apiError(err))
 	}
-	return resource, ctx.Err()
+	return resource, nil
 }
+
+// kindName is what may name a kind, with or without version and group.
+var kindName = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9]*(\.[-A-Za-z0-9.]*)?$`)
 
 func (c *cluster) mayRefresh() bool {
 	c.mu.Lock()

@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"regexp"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -150,14 +153,43 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 		req = req.MaxRetries(0) // whether to send a change again is not for a library to decide
 	}
 	req = parameters(req, a)
+	if a.Options.TailBytes > 0 {
+		return stream(ctx, req, a.Options.TailBytes)
+	}
 	result := req.Do(ctx)
 	var response gate.Response
 	result.StatusCode(&response.Code)
 	if err := result.Error(); err != nil {
-		return response, apiError(err)
+		return response, withoutValues(a, apiError(err))
 	}
 	response.Body, _ = result.Raw()
 	return response, nil
+}
+
+// stream reads an answer to its end and keeps the last bytes of it: what is
+// asked for is the newest of a log, and a limit at the API server keeps the oldest.
+func stream(ctx context.Context, req *rest.Request, keep int64) (gate.Response, error) {
+	body, err := req.Stream(ctx)
+	if err != nil {
+		return gate.Response{}, apiError(err)
+	}
+	defer body.Close()
+	response := gate.Response{Code: http.StatusOK}
+	chunk := make([]byte, 32<<10)
+	for {
+		n, err := body.Read(chunk)
+		response.Body = append(response.Body, chunk[:n]...)
+		if over := int64(len(response.Body)) - keep; over > 0 {
+			response.Omitted += over
+			response.Body = append(response.Body[:0], response.Body[over:]...)
+		}
+		if errors.Is(err, io.EOF) {
+			return response, nil
+		}
+		if err != nil {
+			return gate.Response{}, apiError(err)
+		}
+	}
 }
 
 // path is the request's URL path. Every segment has been checked to be one.
@@ -190,7 +222,7 @@ func parameters(req *rest.Request, a action.Action) *rest.Request {
 			req = req.Param(name, value)
 		}
 	}
-	numbers := map[string]int64{"limit": o.Limit, "tailLines": o.TailLines, "sinceSeconds": o.SinceSeconds, "limitBytes": o.LimitBytes}
+	numbers := map[string]int64{"limit": o.Limit, "tailLines": o.TailLines, "sinceSeconds": o.SinceSeconds}
 	for name, value := range numbers {
 		if value != 0 {
 			req = req.Param(name, strconv.FormatInt(value, 10))
@@ -211,6 +243,27 @@ func parameters(req *rest.Request, a action.Action) *rest.Request {
 	}
 	return req
 }
+
+// withoutValues leaves out the API server's words where they can repeat the
+// value of a Secret: it quotes what does not fit.
+func withoutValues(a action.Action, err error) error {
+	var refused *gate.APIError
+	if a.Resource.GroupResource() != "secrets" || a.ReadOnly() || !errors.As(err, &refused) {
+		return err
+	}
+	switch metav1.StatusReason(refused.Reason) {
+	case metav1.StatusReasonNotFound, metav1.StatusReasonForbidden, metav1.StatusReasonConflict, metav1.StatusReasonAlreadyExists:
+		return err
+	}
+	text := fmt.Sprintf("%s (code %d); its words are left out, because they can repeat a secret value", refused.Reason, refused.Code)
+	if field := notDeclared.FindString(refused.Message); field != "" {
+		text += ": " + field
+	}
+	return &gate.APIError{Code: refused.Code, Reason: refused.Reason, Message: text}
+}
+
+// notDeclared is the most frequent mistake, and names only a field.
+var notDeclared = regexp.MustCompile(`\.[A-Za-z0-9.]{1,100}: field not declared in schema`)
 
 // apiError tells gate what kind of failure it was: the API server's own refusal,
 // a request that never left, or one of which nothing is known.

@@ -28,8 +28,10 @@ import (
 )
 
 const (
-	// maxBody bounds a request; the largest thing in one is a manifest.
+	// maxBody bounds a tool call; the largest thing in one is a manifest.
 	maxBody = 4 << 20
+	// maxOther bounds every other message: mcp-go keeps parts of some.
+	maxOther = 64 << 10
 	// maxDepth bounds how deep JSON may nest before anything parses it.
 	maxDepth = 64
 	// sessionIdle is when mcp-go forgets what it keeps of a session.
@@ -108,7 +110,15 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			s.refuse(w, r, m.ID, c, http.StatusBadRequest, mcpgo.INVALID_REQUEST, err.Error())
 			return
 		}
+		if m.Method != string(mcpgo.MethodToolsCall) && len(body) > maxOther {
+			s.refuse(w, r, m.ID, c, http.StatusRequestEntityTooLarge, mcpgo.INVALID_REQUEST, "the message is larger than 64 KiB, and only tool calls may be")
+			return
+		}
 		session := r.Header.Get(headerSession)
+		if r.Method == http.MethodDelete && session == "" {
+			s.refuse(w, r, nil, c, http.StatusBadRequest, mcpgo.INVALID_REQUEST, "DELETE ends a session, and none is named")
+			return
+		}
 		if session != "" && !validSession(s.SessionKey, c.principal, session) {
 			// Also somebody else's session: it is not found, as if it did not exist.
 			s.refuse(w, r, m.ID, c, http.StatusNotFound, mcpgo.INVALID_REQUEST, "there is no such session; initialize again")

@@ -52,7 +52,7 @@ func New(config Config) *Server {
 	s := &Server{Config: config}
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)
-	hooks.AddOnError(s.recordUnknownTool)
+	hooks.AddOnError(s.recordMalformed)
 	s.mcp = server.NewMCPServer("countersign", config.Version,
 		server.WithToolCapabilities(false),
 		server.WithHooks(hooks),
@@ -178,16 +178,21 @@ func (s *Server) showVisible(ctx context.Context, _ any, _ *mcpgo.ListToolsReque
 	}
 }
 
-// recordUnknownTool sends a call of a tool that does not exist through the gate,
-// which refuses and records it; mcp-go has answered the caller already.
-func (s *Server) recordUnknownTool(ctx context.Context, _ any, method mcpgo.MCPMethod, message any, err error) {
-	req, ok := message.(*mcpgo.CallToolRequest)
-	if !ok || method != mcpgo.MethodToolsCall || !errors.Is(err, server.ErrToolNotFound) {
+// recordMalformed records the tool calls that mcp-go refuses by itself: of a tool
+// that does not exist, or of a form that it cannot read.
+func (s *Server) recordMalformed(ctx context.Context, _ any, method mcpgo.MCPMethod, message any, err error) {
+	if method != mcpgo.MethodToolsCall || errors.Is(err, errTokenRefused) || errors.Is(err, errInternal) {
 		return
 	}
-	if c, err := s.caller(ctx); err == nil {
-		s.Gate.Call(ctx, s.request(ctx, c, clip(req.Params.Name, 100), *req))
+	c, refused := s.caller(ctx)
+	if refused != nil {
+		return
 	}
+	if req, ok := message.(*mcpgo.CallToolRequest); ok && errors.Is(err, server.ErrToolNotFound) {
+		s.Gate.Call(ctx, s.request(ctx, c, clip(req.Params.Name, 100), *req))
+		return
+	}
+	s.Gate.Refused(c.principal, c.source, err)
 }
 
 // ServeStdio serves the one caller on stdin and stdout until stdin ends.

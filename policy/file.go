@@ -54,7 +54,7 @@ type approvalSpec struct {
 	// Approvers are names of approver sets from the configuration.
 	Approvers []string `yaml:"approvers"`
 	// Count is how many distinct people must agree; 1 when absent.
-	Count *int `yaml:"count"`
+	Count *strictyaml.Int `yaml:"count"`
 	// Expires is how long the question stays open; 15m when absent.
 	Expires time.Duration `yaml:"expires"`
 	// Reason is "required" when every approver must say why.
@@ -117,6 +117,9 @@ func Load(dir fs.FS, approvers []string) (*Set, error) {
 			problems = append(problems, found...)
 		}
 		for i, document := range documents {
+			if len(found) == 0 {
+				problems = append(problems, document.Empty()...)
+			}
 			problems = append(problems, set.add(document, files[i], approvers, lines)...)
 		}
 	}
@@ -200,7 +203,7 @@ func compile(spec ruleSpec) (*rule, []mistake) {
 			if *n < 1 {
 				bad("approval.count must be at least 1", "approval", "count")
 			}
-			r.approval.Count = *n
+			r.approval.Count = int(*n)
 		}
 		if d := spec.Approval.Expires; d < 0 {
 			bad("approval.expires must be more than 0", "approval", "expires")

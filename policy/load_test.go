@@ -137,6 +137,27 @@ func TestLoadReportsEveryMistakeWithItsLine(t *testing.T) {
       approvers: [sre]
       count: two <1>
       expires: soon <2>`, []string{`"two" where a whole number is expected`, `"soon" where a duration such as "45s" is expected`, `rule r: approval.count must be at least 1`}},
+		{"a fraction of a person", header + `
+  - name: r
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      count: 1.9 <1>`, []string{`"1.9" where a whole number is expected`, `rule r: approval.count must be at least 1`}},
+		{"match begun and not finished", header + `
+  - name: r
+    effect: allow
+    match: <1>`, []string{`key "match" is empty: fill it in or leave it out`}},
+		{"field of match begun and not finished", header + `
+  - name: r
+    effect: allow
+    match:
+      namespaces: [] <1>
+      verbs: <2>
+      principals: {groups: [a]}`, []string{`key "namespaces" is empty: fill it in or leave it out`, `key "verbs" is empty: fill it in or leave it out`}},
+		{"condition begun and not finished", header + `
+  - name: r
+    effect: allow
+    when: "" <1>`, []string{`key "when" is empty: fill it in or leave it out`}},
 		{"name used twice", header + `
   - {name: r, effect: allow}
   - {name: s, effect: allow}
@@ -259,7 +280,7 @@ func TestLoadNothing(t *testing.T) {
 	for name, files := range map[string]fstest.MapFS{
 		"empty directory": {},
 		"only others":     {"README.md": {Data: []byte("x")}, "p_test.yaml": {Data: []byte("x")}},
-		"no rules":        {"p.yaml": {Data: []byte("apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec: {rules: []}\n")}},
+		"no rules":        {"p.yaml": {Data: []byte("apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\n")}},
 	} {
 		if set, err := load(files); err == nil || set != nil || !strings.HasPrefix(err.Error(), "holds no policy rule") {
 			t.Errorf("%s: %v, %v", name, set, err)

@@ -129,6 +129,9 @@ func (m *match) request(a *action.Action, strict bool) bool {
 		namespace = a.Name // as the API server's authorizer sees it
 	}
 	wideNamespace := namespace == "" && (a.Resource.Namespaced || a.Resource.GroupResource() == "namespaces")
+	if strict && namespace == "" && !wideNamespace && !m.namespaces.absent() && !slices.Contains(m.namespaces.include, "") {
+		return false // what is allowed in namespaces is not allowed outside of them
+	}
 	return part(m.namespaces, namespace, wideNamespace, strict) && part(m.names, a.Name, a.Name == "", strict)
 }
 

@@ -338,6 +338,28 @@ func TestNamespacesLieInThemselves(t *testing.T) {
 	w.allow("delete namespaces shop", "delete nodes prod")
 }
 
+// What is allowed in namespaces is not allowed outside of them; a rule that
+// names the outside, or no namespaces at all, reaches it.
+func TestOutsideOfNamespaces(t *testing.T) {
+	w := given(t, `
+  - {name: any, effect: allow, match: {verbs: [get]}}
+  - {name: star, effect: allow, match: {verbs: [patch], namespaces: ["*"]}}
+  - {name: but-one, effect: allow, match: {verbs: [create], namespaces: ["!kube-system"]}}
+  - {name: outside, effect: allow, match: {verbs: [delete], namespaces: [""]}}
+`)
+	w.allow("get nodes n", "get pods shop/web", "patch pods shop/web", "create pods shop/web", "delete nodes n")
+	w.deny("patch nodes n", "create nodes n", "delete pods shop/web")
+
+	// A rule that restricts is about what it names.
+	w = given(t, `
+  - {name: all, effect: allow}
+  - {name: not-in-prod, effect: deny, match: {namespaces: ["prod-*"]}}
+  - {name: not-anywhere, effect: deny, match: {verbs: [delete], namespaces: ["*"]}}
+`)
+	w.allow("patch nodes n", "get pods shop/web")
+	w.deny("patch pods prod-1/web", "delete pods shop/web", "delete nodes n")
+}
+
 func TestSubresources(t *testing.T) {
 	w := given(t, `
   - {name: only-scale, effect: allow, match: {verbs: [patch], resources: [deployments.apps], subresources: [scale]}}

@@ -230,7 +230,8 @@ func (s *Store) commit(group []*commit) {
 		if err != nil {
 			// bbolt can report an error for a transaction that is on the disk all
 			// the same, so nothing may be assumed either way.
-			s.poisoned.CompareAndSwap(nil, &err)
+			cause := err
+			s.poisoned.CompareAndSwap(nil, &cause)
 			err = s.Healthy()
 		}
 	}

@@ -81,6 +81,35 @@ func (d *Document) Problem(path []any, format string, args ...any) Problem {
 	return Problem{File: d.File, Line: line, Text: fmt.Sprintf(format, args...)}
 }
 
+// Empty reports every key whose value is null, "", [] or {}. Where an absent key
+// means "anything", one that was begun and not finished must not mean it too.
+func (d *Document) Empty() Problems { return empty(d.File, &d.node) }
+
+func empty(file string, node *yaml.Node) (problems Problems) {
+	for i, part := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 1 {
+			null := part.Kind == yaml.ScalarNode && (part.Tag == "!!null" || part.Value == "")
+			if null || (part.Kind == yaml.SequenceNode || part.Kind == yaml.MappingNode) && len(part.Content) == 0 {
+				problems = append(problems, Problem{file, node.Content[i-1].Line, fmt.Sprintf("key %q is empty: fill it in or leave it out", node.Content[i-1].Value)})
+				continue
+			}
+		}
+		problems = append(problems, empty(file, part)...)
+	}
+	return problems
+}
+
+// Int is a whole number; the YAML library alone takes 1.9 for 1.
+type Int int
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (n *Int) UnmarshalYAML(node *yaml.Node) error {
+	if node.Tag != "!!int" {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: cannot unmarshal %s `%s` into int", node.Line, node.Tag, node.Value)}}
+	}
+	return node.Decode((*int)(n))
+}
+
 func child(node *yaml.Node, step any) (*yaml.Node, int) {
 	if node.Kind == yaml.AliasNode {
 		node = node.Alias

@@ -169,6 +169,56 @@ inline: *l
 	}
 }
 
+// A key that was begun and not finished is found wherever it stands.
+func TestEmpty(t *testing.T) {
+	_, documents, err := decode(`name: a
+labels: {}
+nested:
+  key:
+several:
+- key: ""
+- key: x
+list: [a]
+inline: {a: ~}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`f.yaml:2: key "labels" is empty: fill it in or leave it out`, `f.yaml:4: key "key" is empty: fill it in or leave it out`,
+		`f.yaml:6: key "key" is empty: fill it in or leave it out`, `f.yaml:9: key "a" is empty: fill it in or leave it out`,
+	}
+	if got := documents[0].Empty().Error(); got != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+	if _, documents, _ = decode("name: a\ncount: 0\non: false\nlist: [x]\n"); len(documents[0].Empty()) > 0 {
+		t.Errorf("zero and false are values: %v", documents[0].Empty())
+	}
+}
+
+func TestInt(t *testing.T) {
+	for _, row := range []struct {
+		text string
+		want Int
+		err  string
+	}{
+		{"3", 3, ""}, {"-1", -1, ""}, {"0x10", 16, ""}, {"0", 0, ""},
+		{"1.9", 0, `f:1: "1.9" where a whole number is expected`},
+		{"1.0", 0, `f:1: "1.0" where a whole number is expected`},
+		{`"3"`, 0, `f:1: "3" where a whole number is expected`},
+		{"many", 0, `f:1: "many" where a whole number is expected`},
+		{"true", 0, `f:1: "true" where a whole number is expected`},
+		{"[1]", 0, `f:1: a list where a whole number is expected`},
+		{"99999999999999999999", 0, `f:1: "99999999999999999999" where a whole number is expected`},
+	} {
+		var value struct{ N Int }
+		_, err := Decode("f", []byte("n: "+row.text), func() any { return &value })
+		if value.N != row.want || (err == nil) != (row.err == "") || err != nil && err.Error() != row.err {
+			t.Errorf("%s: %d, %v; want %s", row.text, value.N, err, row.err)
+		}
+	}
+}
+
 func TestProblemText(t *testing.T) {
 	if got := (Problem{File: "f", Line: 3, Text: "x"}).Error(); got != "f:3: x" {
 		t.Error(got)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -34,6 +36,9 @@ const (
 var reasonLimit = maxReason
 
 func limitReason(s *jsonschema.Schema) {
+	if manifest := s.Properties["manifest"]; manifest != nil {
+		manifest.MaxLength = jsonschema.Ptr(4 * maxManifest) // parseManifest says in bytes what is too much
+	}
 	s.Properties["reason"].MaxLength = &reasonLimit
 }
 
@@ -61,6 +66,13 @@ func applyManifest() *Tool {
 			if err != nil {
 				return Call{}, fmt.Errorf("manifest, object %d: %w", i+1, err)
 			}
+			for n, earlier := range call.Plan.Actions {
+				// Each is previewed against the object as it is now, so what two of
+				// them do together is what nobody has seen.
+				if earlier.Resource.GroupResource() == a.Resource.GroupResource() && earlier.Namespace == a.Namespace && earlier.Name == a.Name {
+					return Call{}, BadArgument("manifest, objects %d and %d are the same %s %s: write it once", n+1, i+1, a.Resource.Kind, a.Name)
+				}
+			}
 			call.Plan.Actions = append(call.Plan.Actions, a)
 		}
 		return call, nil
@@ -83,6 +95,10 @@ func applyAction(ctx context.Context, r Resolver, cluster string, in applyManife
 	}
 	if _, found := meta["managedFields"]; found {
 		return action.Action{}, BadArgument("metadata.managedFields cannot be applied: leave it out")
+	}
+	if _, found := object["status"]; found {
+		// What controllers report is left out of every diff, so nobody could see it.
+		return action.Action{}, BadArgument("status cannot be applied: leave it out")
 	}
 	name, ok := meta["name"].(string)
 	switch {
@@ -139,8 +155,7 @@ func parseManifest(text string) ([]map[string]any, error) {
 		}
 		data, err := yaml.YAMLToJSONStrict(document)
 		if err != nil {
-			reason, _, _ := strings.Cut(err.Error(), ", value: ") // which may be a secret one
-			return nil, BadArgument("manifest, document %d does not parse: %s", n, reason)
+			return nil, BadArgument("manifest, document %d does not parse: %s", n, parseError(err))
 		}
 		var value any
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &value); err != nil {
@@ -166,6 +181,27 @@ func parseManifest(text string) ([]map[string]any, error) {
 	return objects, nil
 }
 
+var (
+	atLine = regexp.MustCompile(`line \d+`)
+	// harmless are the parts of a YAML error that repeat no value.
+	harmless = regexp.MustCompile(`key "[^"]{1,100}" already set in map|did not find expected [a-z '<>-]+|could not find expected '.'|` +
+		`mapping values are not allowed in this context|found character that cannot start any token|unknown anchor|excessive aliasing|value contains itself|found incompatible YAML document|invalid map key|unsupported value`)
+)
+
+// parseError says where a manifest does not parse and, where that repeats
+// nothing of it, why: what stands there may be a Secret's value.
+func parseError(err error) string {
+	text := err.Error()
+	words := strings.Join(slices.Compact(harmless.FindAllString(text, 5)), "; ")
+	if words == "" {
+		words = "not valid YAML"
+	}
+	if line := atLine.FindString(text); line != "" {
+		return line + ": " + words
+	}
+	return words
+}
+
 // maxUnfolded bounds a document with its aliases written out.
 const maxUnfolded = 4 * maxManifest
 
@@ -180,7 +216,7 @@ func checkDocument(document []byte) error {
 	decoder := yamlnode.NewDecoder(bytes.NewReader(document))
 	var node, second yamlnode.Node
 	if err := decoder.Decode(&node); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("does not parse: %w", err)
+		return fmt.Errorf("does not parse: %s", parseError(err))
 	}
 	if unfolded(&node, map[*yamlnode.Node]int{}) > maxUnfolded {
 		return fmt.Errorf("unfolds to more than %d bytes: write it without so many aliases", maxUnfolded)

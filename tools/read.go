@@ -16,8 +16,6 @@ const (
 	defaultLines = 100
 	maxLines     = 5000
 	maxBytes     = 32 << 10
-	// logBytes is how much log is fetched at most to show the end of it.
-	logBytes = 1 << 20
 )
 
 var readAnything = []action.Scope{{Verbs: []string{action.Get}}}
@@ -126,7 +124,7 @@ func getPodLogs() *Tool {
 		a := action.Action{
 			Verb: action.Get, Resource: action.Resource{Version: "v1", Resource: "pods", Kind: "Pod", Namespaced: true},
 			Subresource: "log", Namespace: in.Namespace, Name: in.Pod,
-			Options: action.Options{Container: in.Container, Previous: in.Previous, TailLines: in.TailLines, SinceSeconds: in.SinceSeconds, LimitBytes: logBytes},
+			Options: action.Options{Container: in.Container, Previous: in.Previous, TailLines: in.TailLines, SinceSeconds: in.SinceSeconds, TailBytes: maxBytes},
 		}
 		return read(a), checkTarget(a)
 	}, renderLog)

@@ -95,8 +95,15 @@ func cellText(cell any) string {
 	if cell == nil {
 		return ""
 	}
-	return strings.Join(strings.Fields(fmt.Sprint(cell)), " ")
+	text := strings.Join(strings.Fields(fmt.Sprint(cell)), " ")
+	if utf8.RuneCountInString(text) > maxCell {
+		text = string([]rune(text)[:maxCell]) + "..." // every row is padded to the widest
+	}
+	return text
 }
+
+// maxCell bounds one cell of a table, in characters.
+const maxCell = 120
 
 // renderObject writes one object as YAML, with secret values masked and without
 // what nobody reads.
@@ -123,20 +130,21 @@ func renderObject(responses []Response) (string, error) {
 
 // renderLog shows the end of what was fetched, whole lines.
 func renderLog(responses []Response) (string, error) {
+	omitted := responses[0].Omitted
 	text := strings.ToValidUTF8(string(responses[0].Body), "\uFFFD")
 	if text == "" {
 		return "The log is empty.", nil
 	}
-	if len(text) <= maxBytes {
+	if len(text) <= maxBytes && omitted == 0 {
 		return text, nil
 	}
-	tail := text[len(text)-maxBytes:]
+	tail := text[max(len(text)-maxBytes, 0):]
 	if i := strings.IndexByte(tail, '\n'); i >= 0 && i < len(tail)-1 {
 		tail = tail[i+1:]
 	} else {
 		tail = strings.ToValidUTF8(tail, "") // a single line, cut within a character
 	}
-	return fmt.Sprintf("(the last %d of %d bytes; narrow with tail_lines or since_seconds)\n%s", len(tail), len(text), tail), nil
+	return fmt.Sprintf("(the last %d of %d bytes; narrow with tail_lines or since_seconds)\n%s", len(tail), int64(len(text))+omitted, tail), nil
 }
 
 // cutEnd bounds a text and says what was left out.

@@ -78,8 +78,9 @@ type OperationCall struct {
 // Response is what the API server answered to one Action.
 type Response struct {
 	Action action.Action
-	Code   int
 	Body   []byte
+	// Omitted is how many bytes came before Body and were not kept.
+	Omitted int64
 }
 
 // ArgumentError is a call that cannot be understood. Its text is for the agent.
@@ -117,6 +118,11 @@ func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx conte
 	if adjust != nil {
 		adjust(schema)
 	}
+	for _, property := range schema.Properties {
+		if property.Type == "string" && property.MaxLength == nil {
+			property.MaxLength = jsonschema.Ptr(maxText)
+		}
+	}
 	t.Schema, _ = json.Marshal(schema)
 	t.render = render
 	t.plan = func(ctx context.Context, r Resolver, cluster string, args map[string]any) (Call, error) {
@@ -128,6 +134,10 @@ func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx conte
 	}
 	return &t
 }
+
+// maxText bounds an argument that has no bound of its own, in characters. The
+// longest that somebody needs is the handle of a list that goes on.
+const maxText = 4096
 
 // finish adds the cluster argument where there is a choice, and compiles the schema.
 func (t *Tool) finish(clusters []string) {

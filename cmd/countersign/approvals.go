@@ -21,7 +21,7 @@ func approvalsCommand(s *settings) *cobra.Command {
 		Short: "List and decide what agents ask for",
 		Long: `List and decide what agents ask for, over the running server's admin socket. You
 are who the kernel says you are; the configuration says which approver sets that is in.`,
-		Args: cobra.NoArgs,
+		RunE: subcommand,
 	}
 	root.PersistentFlags().StringVarP(&output, "output", "o", "text", "text or json")
 	client := func() (*admin.Client, error) {

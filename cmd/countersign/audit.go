@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/admin"
+	"countersign/audit"
 	"countersign/configs"
 	"countersign/storage"
 )
 
 func auditCommand(s *settings) *cobra.Command {
-	root := &cobra.Command{Use: "audit", Short: "Read the audit log", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "audit", Short: "Read the audit log", RunE: subcommand}
 	var from uint64
 	export := &cobra.Command{
 		Use:   "export",
@@ -47,11 +48,5 @@ func exportFile(config *configs.Config, from uint64, w io.Writer) error {
 		return fmt.Errorf("no server answers on %s, and the file does not open either: %w", config.AdminSocket, err)
 	}
 	defer store.Close()
-	return store.Records(from, func(_ uint64, record []byte) error {
-		if _, err := w.Write(record); err != nil {
-			return err
-		}
-		_, err := w.Write([]byte{'\n'})
-		return err
-	})
+	return store.Records(from, audit.JSONL(w))
 }

@@ -59,7 +59,6 @@ where policy asks for it, run with a credential that the agent never sees, and
 recorded before anything happens.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	file := os.Getenv("COUNTERSIGN_CONFIG")
 	if file == "" {
@@ -68,6 +67,15 @@ recorded before anything happens.`,
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", file, "configuration file (or COUNTERSIGN_CONFIG)")
 	root.AddCommand(serveCommand(&s), configCommand(), approvalsCommand(&s), auditCommand(&s), versionCommand())
 	return root
+}
+
+// subcommand is what a command does that only groups others: without arguments
+// it shows them, and a word that is none of them is an error.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("there is no command %q; see %s --help", cmd.CommandPath()+" "+args[0], cmd.CommandPath())
+	}
+	return cmd.Help()
 }
 
 func versionCommand() *cobra.Command {
@@ -84,7 +92,7 @@ func versionCommand() *cobra.Command {
 }
 
 func configCommand() *cobra.Command {
-	config := &cobra.Command{Use: "config", Short: "Check configuration", Args: cobra.NoArgs}
+	config := &cobra.Command{Use: "config", Short: "Check configuration", RunE: subcommand}
 	config.AddCommand(&cobra.Command{
 		Use:     "check FILE",
 		Short:   "Check a configuration file and the policy that it names, reporting every mistake",

@@ -57,13 +57,16 @@ token in ` + tokenVariable + ` says.`,
 
 func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	ctx := cmd.Context()
+	if stdio && os.Getenv(tokenVariable) == "" {
+		return errors.New(tokenVariable + " is not set: on stdio it says who the agent is; set it to a token for " + config.URL)
+	}
 	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
 
 	set, err := loadPolicy(config)
 	if err != nil {
 		return err
 	}
-	clusters, err := kube.New(clusterConfigs(config), "countersign/"+version)
+	clusters, err := kube.New(clusterConfigs(config), "countersign/"+version, config.RequestTimeout)
 	if err != nil {
 		return err
 	}
@@ -74,7 +77,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
-	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: config.MaxStoreBytes})
+	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes)})
 	if err != nil {
 		return err
 	}
@@ -145,7 +148,9 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		g.Quit() // calls that wait for a person must not hold up the others
 		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
 		defer cancel()
-		err = web.Shutdown(stopping)
+		if err = web.Shutdown(stopping); err != nil {
+			err = fmt.Errorf("stopping: some calls were still running after %s: %w", stopAfter, err)
+		}
 	}
 	return err
 }
