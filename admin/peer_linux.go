@@ -1,32 +1,12 @@
 package admin
 
-import (
-	"errors"
-	"net"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// peer returns the user id of the process at the other end, as the kernel
-// noted it when the connection was made (unix(7), SO_PEERCRED).
-func peer(conn net.Conn) (uint32, error) {
-	c, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0, errors.New("not a Unix socket")
-	}
-	raw, err := c.SyscallConn()
+// peerUID asks as unix(7) says, SO_PEERCRED.
+func peerUID(fd int) (uint32, error) {
+	credentials, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return 0, err
-	}
-	var credentials *unix.Ucred
-	var optErr error
-	if err := raw.Control(func(fd uintptr) {
-		credentials, optErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if optErr != nil {
-		return 0, optErr
 	}
 	return credentials.Uid, nil
 }
