@@ -85,7 +85,7 @@ func TestNames(t *testing.T) {
 		{Action{Verb: Get, Resource: deployments, Namespace: "shop", Name: "a, delete namespaces shop"}.String(), `get deployments.apps shop/"a, delete namespaces shop"`},
 		{Action{Verb: Delete, Resource: namespaces, Name: "a\n"}.String(), `delete namespaces "a\n"`},
 		{Action{Verb: Delete, Resource: namespaces, Name: "системы"}.String(), `delete namespaces "системы"`},
-		{Action{Verb: Delete, Resource: namespaces, Name: "system:a_b.c-d"}.String(), `delete namespaces "system:a_b.c-d"`},
+		{Action{Verb: Delete, Resource: namespaces, Name: "system:a_b.c-d"}.String(), "delete namespaces system:a_b.c-d"},
 	} {
 		if row.got != row.want {
 			t.Errorf("got %q, want %q", row.got, row.want)

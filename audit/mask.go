@@ -134,10 +134,11 @@ func MaskDiff(a action.Action, p action.Preview) []action.Change {
 func valuesOfSecrets(found []string, path string, v any, secret bool) []string {
 	switch v := v.(type) {
 	case map[string]any:
-		if secret || v["kind"] == "Secret" {
-			found = append(found, path+"/data", path+"/stringData")
-		}
+		secret = secret || v["kind"] == "Secret"
 		for key, value := range v {
+			if secret && !plain[key] {
+				found = append(found, path+"/"+escape(key))
+			}
 			found = valuesOfSecrets(found, path+"/"+escape(key), value, false)
 		}
 	case []any:

@@ -86,6 +86,7 @@ func TestMask(t *testing.T) {
 		{"last-applied", `{"kind":"ConfigMap","metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"kind\":\"Secret\",\"data\":{\"a\":\"aHVudGVyMg==\"}}","team":"shop"}}}`,
 			`{"kind":"ConfigMap","metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"***","team":"shop"}}}`},
 		{"a token and a key in text", `{"kind":"Pod","env":["Bearer ` + token + `"],"x":{"y":` + encode(t, key) + `}}`, `{"env":["Bearer ***"],"kind":"Pod","x":{"y":"***"}}`},
+		{"values under a misspelt name", `{"kind":"Secret","metadata":{"name":"db"},"immutable":true,"stringdata":{"a":"hunter2"},"Data":["hunter2"]}`, `{"Data":"***","immutable":true,"kind":"Secret","metadata":{"name":"db"},"stringdata":{"a":"***"}}`},
 		{"kind in another case is another kind", `{"kind":"secret","data":{"a":"b"}}`, `{"data":{"a":"b"},"kind":"secret"}`},
 	} {
 		in := decode(t, row.in)
@@ -167,8 +168,10 @@ func TestMaskDiff(t *testing.T) {
 		{"all data new", secrets, `{}`, `{"data":{"a":"aHVudGVyMg=="},"stringData":{"b":"hunter2"}}`, `[{"op":"add","path":"/data","new":{"a":"***"}},{"op":"add","path":"/stringData","new":{"b":"***"}}]`},
 		{"a new Secret", secrets, ``, `{"kind":"Secret","metadata":{"name":"db"},"data":{"a":"aHVudGVyMg=="}}`, `[{"op":"add","path":"","new":{"data":{"a":"***"},"kind":"Secret","metadata":{"name":"db"}}}]`},
 		{"a Secret that would be gone", secrets, `{"metadata":{"name":"db"},"data":{"a":"aHVudGVyMg=="}}`, ``, `[{"op":"remove","path":"","old":{"data":{"a":"***"},"metadata":{"name":"db"}}}]`},
-		{"what else a Secret has", secrets, `{"type":"Opaque","metadata":{"labels":{"data":"x"}},"database":"x"}`, `{"type":"Other","metadata":{"labels":{"data":"y"}},"database":"y"}`,
-			`[{"op":"replace","path":"/database","old":"x","new":"y"},{"op":"replace","path":"/metadata/labels/data","old":"x","new":"y"},{"op":"replace","path":"/type","old":"Opaque","new":"Other"}]`},
+		{"what else a Secret has", secrets, `{"type":"Opaque","metadata":{"labels":{"data":"x"}}}`, `{"type":"Other","metadata":{"labels":{"data":"y"}}}`,
+			`[{"op":"replace","path":"/metadata/labels/data","old":"x","new":"y"},{"op":"replace","path":"/type","old":"Opaque","new":"Other"}]`},
+		{"values under a misspelt name", secrets, `{"stringdata":{"a":"hunter2"}}`, `{"stringdata":{"a":"hunter2!"},"Data":"hunter2"}`, `[{"op":"add","path":"/Data","new":"***"},{"op":"replace","path":"/stringdata/a","old":"***","new":"***"}]`},
+		{"a Secret within, values under a misspelt name", widgets, `{"spec":{"kind":"Secret","stringdata":{"a":"x"}}}`, `{"spec":{"kind":"Secret","stringdata":{"a":"hunter2"}}}`, `[{"op":"replace","path":"/spec/stringdata/a","old":"***","new":"***"}]`},
 		{"another kind's data", widgets, `{"data":{"a":"x"}}`, `{"data":{"a":"y"}}`, `[{"op":"replace","path":"/data/a","old":"x","new":"y"}]`},
 		{"a Secret within, changed", widgets, `{"spec":{"o/b":[{"kind":"Secret","data":{"a":"aHVudGVyMg=="}}]}}`, `{"spec":{"o/b":[{"kind":"Secret","data":{"a":"aHVudGVyMg"}}]}}`,
 			`[{"op":"replace","path":"/spec/o~1b/0/data/a","old":"***","new":"***"}]`},

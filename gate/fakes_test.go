@@ -163,6 +163,8 @@ type fakeCluster struct {
 	refuse func(a action.Action) (err error, effect bool)
 	// unreachable, when set, fails every preview.
 	unreachable error
+	// looking, when set, is called with every preview.
+	looking func()
 }
 
 func target(a action.Action) string {
@@ -208,6 +210,9 @@ func (c *fakeCluster) Preview(_ context.Context, a action.Action, auditID func()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.looked++
+	if c.looking != nil {
+		c.looking()
+	}
 	if !c.store.knows(auditID()) {
 		c.t.Errorf("%s is previewed before its intent is stored", a)
 	}

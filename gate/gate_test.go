@@ -216,6 +216,25 @@ func TestErrorsOfARequest(t *testing.T) {
 
 const threeObjects = `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: shop}, data: {x: '1'}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: shop}, data: {x: '1'}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: shop}, data: {x: '1'}}\n"}`
 
+// What others wrote is bounded before it is kept: an error's text as well.
+func TestLongErrors(t *testing.T) {
+	for _, code := range []int{422, 500} {
+		r := newRig(t, allowAll)
+		r.cluster.refuse = func(action.Action) (error, bool) {
+			return &APIError{Code: code, Reason: "Invalid", Message: strings.Repeat("ü", 1<<20)}, true
+		}
+		got := r.scale(3)
+		if !strings.Contains(got.Reason, "üü") || len(got.Reason) > 2*maxMessage || !strings.Contains(got.Reason, "more bytes]") {
+			t.Errorf("%d: the agent is told %d bytes: %.100s", code, len(got.Reason), got.Reason)
+		}
+		for _, record := range r.store.all() {
+			if record.Error != nil && len(record.Error.Message) > maxMessage+100 {
+				t.Errorf("%d: recorded are %d bytes", code, len(record.Error.Message))
+			}
+		}
+	}
+}
+
 // Several Actions: in order, up to the first error, and the answer says how far.
 func TestSeveralActions(t *testing.T) {
 	refuse := func(name string, err error, effect bool) func(action.Action) (error, bool) {
@@ -556,6 +575,8 @@ func TestPrincipalLostAGroup(t *testing.T) {
 	}{
 		{"the same principal, without the group", action.Principal{Issuer: bot.Issuer, Subject: bot.Subject, Groups: []string{"people"}}, approvals.Denied},
 		{"another principal", action.Principal{Issuer: bot.Issuer, Subject: "other"}, approvals.Succeeded},
+		{"the same subject through another client", action.Principal{Issuer: bot.Issuer, Subject: bot.Subject, Client: "other"}, approvals.Succeeded},
+		{"the same subject for another person", action.Principal{Issuer: bot.Issuer, Subject: bot.Subject, OnBehalfOf: "anna"}, approvals.Succeeded},
 		{"another issuer's of the same name", action.Principal{Issuer: "https://idp2", Subject: bot.Subject}, approvals.Succeeded},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -651,6 +672,14 @@ func TestExpires(t *testing.T) {
 		r.approve(id)
 		r.later(time.Hour)
 		r.restart()
+		r.reaches(id, approvals.Expired)
+		r.wantSent()
+	})
+	t.Run("approved, and looked at for too long", func(t *testing.T) {
+		r := newRig(t, askAlways)
+		id := r.scale(3).Op
+		r.cluster.looking = func() { r.later(time.Hour) }
+		r.approve(id)
 		r.reaches(id, approvals.Expired)
 		r.wantSent()
 	})

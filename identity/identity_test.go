@@ -35,8 +35,8 @@ const audience = "https://countersign.example.com/mcp"
 type idp struct {
 	*httptest.Server
 	rsa  *rsa.PrivateKey
-	down atomic.Bool // for discovery
-	lost atomic.Bool // for keys
+	down atomic.Bool  // for discovery
+	lost atomic.Bool  // for keys
 	asks atomic.Int64 // for discovery
 
 	mu   sync.Mutex

@@ -2,13 +2,16 @@ package mcp
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
+	kjson "sigs.k8s.io/json"
 
 	"countersign/action"
 )
@@ -90,6 +93,41 @@ func TestBadMessages(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %s", row.name, m, err, row.want)
 		}
 	}
+}
+
+// Whatever the guard lets through, the tolerant reader behind it (names in any
+// case, the last of two) understands as a strict reader does.
+func FuzzMessage(f *testing.F) {
+	for _, seed := range []string{
+		`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"a":1},"_meta":{"progressToken":1}}}`,
+		`{"method":"a","Method":"b"}`, `{"params":{"name":"a","NAME":"b"}}`, `{"params":{"argument\u017f":1}}`, `{"method":null,"params":null}`, `[]`, `{"id":1,"id":2}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	type reading struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+		Params struct {
+			Name      string          `json:"name"`
+			Arguments json.RawMessage `json:"arguments"`
+			Meta      struct {
+				ProgressToken json.RawMessage `json:"progressToken"`
+			} `json:"_meta"`
+		} `json:"params"`
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		m, err := parseMessage(http.MethodPost, body)
+		if err != nil {
+			return
+		}
+		var tolerant, strict reading
+		if json.Unmarshal(body, &tolerant) != nil {
+			return // it refuses what does not fit by itself
+		}
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &strict); err != nil || !reflect.DeepEqual(tolerant, strict) || tolerant.Method != m.Method {
+			t.Errorf("%s\nguard    %+v\ntolerant %+v\nstrict   %+v, %v", body, m, tolerant, strict, err)
+		}
+	})
 }
 
 func TestDepth(t *testing.T) {

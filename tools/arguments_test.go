@@ -59,6 +59,8 @@ func TestBadArguments(t *testing.T) {
 		{"delete_resource", `{"kind":"pods","name":"web","namespace":"shop","grace_period_seconds":-1}`, `argument grace_period_seconds is -1; from 0 to 3600 is expected`},
 		{"delete_resource", `{"kind":"pods","name":"web","namespace":"shop","propagation":"background"}`, `argument propagation is not one of [Background Foreground Orphan]`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":1,"reason":"` + strings.Repeat("ü", 501) + `"}`, `argument reason is longer than 500 characters`},
+		{"list_resources", `{"kind":"pods","namespace":"shop","label_selector":"` + strings.Repeat("x", 4097) + `"}`, `argument label_selector is longer than 4096 characters`},
+		{"get_operation", `{"op":"` + strings.Repeat("x", 4097) + `"}`, `argument op is longer than 4096 characters`},
 		// Several at once.
 		{"scale_deployment", `{"name":7,"replicas":-1}`, `argument name is a number where text is expected; argument namespace is missing; argument replicas is -1; from 0 to 10000 is expected`},
 		// Where it is, and what it is called.

@@ -150,16 +150,9 @@ func parseManifest(text string) ([]map[string]any, error) {
 		if len(bytes.TrimSpace(document)) == 0 {
 			continue
 		}
-		if err := checkDocument(document); err != nil {
-			return nil, BadArgument("manifest, document %d %v", n, err)
-		}
-		data, err := yaml.YAMLToJSONStrict(document)
+		value, err := decodeDocument(document)
 		if err != nil {
-			return nil, BadArgument("manifest, document %d does not parse: %s", n, parseError(err))
-		}
-		var value any
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &value); err != nil {
-			return nil, BadArgument("manifest, document %d does not parse: %v", n, err)
+			return nil, BadArgument("manifest, document %d %v", n, err)
 		}
 		if value == nil {
 			continue // only comments
@@ -179,6 +172,28 @@ func parseManifest(text string) ([]map[string]any, error) {
 		return nil, BadArgument("the manifest holds no object")
 	}
 	return objects, nil
+}
+
+// decodeDocument reads one document: JSON as JSON, because YAML does not know
+// all of its escapes, and everything else as YAML.
+func decodeDocument(document []byte) (value any, err error) {
+	if strict, err := kjson.UnmarshalStrict(document, &value); err == nil {
+		if len(strict) > 0 {
+			return nil, fmt.Errorf("does not parse: %.200s", errors.Join(strict...))
+		}
+		return value, nil
+	}
+	if err := checkDocument(document); err != nil {
+		return nil, err
+	}
+	data, err := yaml.YAMLToJSONStrict(document)
+	if err != nil {
+		return nil, fmt.Errorf("does not parse: %s", parseError(err))
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &value); err != nil {
+		return nil, fmt.Errorf("does not parse: %s", parseError(err))
+	}
+	return value, nil
 }
 
 var (

@@ -43,8 +43,9 @@ func TestManifestRefused(t *testing.T) {
 		{"not UTF-8", head + "data: {a: \xff}\n", "manifest, document 1 does not parse: not valid YAML"},
 		{"duplicate key", head + "kind: Secret\n", "manifest, document 1 does not parse: line 4: key \"kind\" already set in map"},
 		{"duplicate key, deep", head + "data: {a: b, a: c}\n", "manifest, document 1 does not parse: line 4: key \"a\" already set in map"},
-		{"duplicate key, JSON", `{"apiVersion":"v1","kind":"ConfigMap","kind":"Secret"}`, "manifest, document 1 does not parse: line 1: key \"kind\" already set in map"},
-		{"duplicate key, escaped", `{"kind":"ConfigMap","\u006bind":"Secret"}`, "manifest, document 1 does not parse: line 1: key \"kind\" already set in map"},
+		{"duplicate key, JSON", `{"apiVersion":"v1","kind":"ConfigMap","kind":"Secret"}`, "manifest, document 1 does not parse: duplicate field \"kind\""},
+		{"duplicate key, escaped", `{"kind":"ConfigMap","\u006bind":"Secret"}`, "manifest, document 1 does not parse: duplicate field \"kind\""},
+		{"duplicate key, JSON, deep", `{"kind":"ConfigMap","data":{"a":"b","a":"c"}}`, "manifest, document 1 does not parse: duplicate field \"data.a\""},
 		{"a list as key", "? [a]\n: b\n", "manifest, document 1 does not parse: invalid map key"},
 		{"infinity", head + "data: {a: .inf}\n", "manifest, document 1 does not parse: unsupported value"},
 		{"another YAML", "%YAML 1.2\n---\n" + head, "manifest, document 1 does not parse: found incompatible YAML document"},
@@ -133,6 +134,7 @@ func TestManifestShapes(t *testing.T) {
 	for _, row := range []struct{ name, manifest, namespace, want string }{
 		{"one", cm, "", "apply configmaps shop/a"},
 		{"one, as JSON", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"shop"}}`, "", "apply configmaps shop/a"},
+		{"one, with escapes that YAML does not know", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"shop","annotations":{"a\/b":"\ud83d\ude00 & --- ..."}}}`, "", "apply configmaps shop/a"},
 		{"the namespace from the argument", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}", "prod", "apply configmaps prod/a"},
 		{"the same in both", cm, "shop", "apply configmaps shop/a"},
 		{"one without a namespace, though an argument is given", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}", "shop", "apply namespaces shop"},
@@ -193,6 +195,18 @@ func TestManifestScalars(t *testing.T) {
 		if err != nil || string(got) != row.want {
 			t.Errorf("%s is read as %s, %v; want %s", row.yaml, got, err, row.want)
 		}
+	}
+}
+
+// JSON is JSON: no escape of it is lost, and its text stays text.
+func TestJSONManifest(t *testing.T) {
+	call, err := applied(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"shop"},"v":{"smile":"\ud83d\ude00","url":"http:\/\/x","yes":"yes","big":9007199254740993,"half":0.5,"null":null}}`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := action.Canonical(call.Plan.Actions[0].Body.(map[string]any)["v"])
+	if want := `{"big":9007199254740993,"half":0.5,"null":null,"smile":"😀","url":"http://x","yes":"yes"}`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
 	}
 }
 

@@ -190,6 +190,10 @@ func TestRenderObjectCuts(t *testing.T) {
 
 func TestRenderLog(t *testing.T) {
 	line := strings.Repeat("x", 99) + "\n"
+	omitted, err := renderLog([]Response{{Body: []byte("d of a line\nlast\n"), Omitted: 1000}})
+	if want := "(the last 5 of 1017 bytes; narrow with tail_lines or since_seconds)\nlast\n"; err != nil || omitted != want {
+		t.Errorf("with some left out before: %q, %v; want %q", omitted, err, want)
+	}
 	for _, row := range []struct{ name, log, note, text string }{
 		{"short", "a\nb\n", "", "a\nb\n"},
 		{"empty", "", "", "The log is empty."},
