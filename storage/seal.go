@@ -77,10 +77,14 @@ func writeKey(path string, key []byte) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-func (s *sealer) seal(data []byte) []byte { return s.aead.Seal(nil, nil, data, nil) }
+// seal binds the data to the id that it is stored under, so that one sealed
+// operation cannot be put in another's place.
+func (s *sealer) seal(id string, data []byte) []byte {
+	return s.aead.Seal(nil, nil, data, []byte(id))
+}
 
-func (s *sealer) open(sealed []byte) ([]byte, error) {
-	data, err := s.aead.Open(nil, nil, sealed, nil)
+func (s *sealer) open(id string, sealed []byte) ([]byte, error) {
+	data, err := s.aead.Open(nil, nil, sealed, []byte(id))
 	if err != nil {
 		return nil, errors.New("it does not open with the store's key: the key is another one, or the file was changed")
 	}

@@ -271,7 +271,7 @@ func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("encoding operation %s: %w", op.ID, err)
 		}
-		if err := operations.Put([]byte(op.ID), s.seal.seal(data)); err != nil {
+		if err := operations.Put([]byte(op.ID), s.seal.seal(op.ID, data)); err != nil {
 			return nil, err
 		}
 		if op.State.Open() {
@@ -326,7 +326,7 @@ func (s *Store) load(operations *bbolt.Bucket, id string) (op approvals.Operatio
 	if sealed == nil {
 		return op, fmt.Errorf("operation %s: %w", id, gate.ErrNotFound)
 	}
-	data, err := s.seal.open(sealed)
+	data, err := s.seal.open(id, sealed)
 	if err == nil {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(data, &op)
 	}

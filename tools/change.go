@@ -179,7 +179,7 @@ func parseManifest(text string) ([]map[string]any, error) {
 func decodeDocument(document []byte) (value any, err error) {
 	if strict, err := kjson.UnmarshalStrict(document, &value); err == nil {
 		if len(strict) > 0 {
-			return nil, fmt.Errorf("does not parse: %.200s", errors.Join(strict...))
+			return nil, fmt.Errorf("does not parse: %.200s", errors.Join(strict...).Error())
 		}
 		return value, nil
 	}
