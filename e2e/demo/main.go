@@ -193,11 +193,12 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.agent.Connect(ctx); err != nil {
 		return err
 	}
+	pod := d.pod(ctx) // so that there is something to read
 	d.step("The agent reads")
 	if _, err := d.call(ctx, "list_resources", `{"kind":"deploy","namespace":"shop"}`, ""); err != nil {
 		return err
 	}
-	if _, err := d.call(ctx, "get_pod_logs", `{"namespace":"shop","pod":"`+d.pod(ctx)+`","tail_lines":2}`, ""); err != nil {
+	if _, err := d.call(ctx, "get_pod_logs", `{"namespace":"shop","pod":"`+pod+`","tail_lines":2}`, ""); err != nil {
 		return err
 	}
 
@@ -249,6 +250,7 @@ func (d *demo) play(ctx context.Context) error {
 	return d.log(ctx)
 }
 
+// pod is the name of a pod that runs.
 func (d *demo) pod(ctx context.Context) string {
 	for {
 		name, err := d.cluster.Run(ctx, "", "get", "pods", "-n", "shop", "-l", "app=web", "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[0].metadata.name}")
