@@ -73,7 +73,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	if err != nil {
 		g.Log.Error("storing an outcome", "op", op.ID, "err", err)
 		return Result{
-			Status: StUnknown, Op: op.ID,
+			Status: Unknown, Op: op.ID,
 			Reason:   "the request was sent, but its outcome could not be recorded, so it is not given out",
 			NextStep: "Tell the operators of Countersign. Do not send the call again.",
 		}
@@ -113,7 +113,7 @@ func (g *Gate) newOperation(c *call, state approvals.State) approvals.Operation 
 		ID: c.op, State: state, Revision: 1, Principal: c.Principal, Session: c.Session,
 		Tool: c.Tool, Args: maskedArgs(c.Args), AgentReason: audit.MaskText(c.Reason),
 		Plan: c.Plan, PlanDigest: c.planDigest, Rules: c.decision.Rules, Reason: c.decision.Reason,
-		UIDs: uids(c.previews), Created: now, Updated: now,
+		Created: now, Updated: now,
 	}
 }
 

@@ -337,6 +337,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 func (g *Gate) change(ctx context.Context, c *call) Result {
 	ctx = context.WithoutCancel(ctx)
 	op := g.newOperation(c, approvals.Executing)
+	op.UIDs = uids(c.previews)
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
 	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),
 		g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids))

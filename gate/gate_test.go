@@ -153,7 +153,7 @@ func TestUnrecordedOutcomeIsWithheld(t *testing.T) {
 			return none
 		}
 		got := r.scale(3)
-		if got.Status != StUnknown || got.Summary != "" || !strings.Contains(got.Reason, "could not be recorded") {
+		if got.Status != Unknown || got.Summary != "" || !strings.Contains(got.Reason, "could not be recorded") {
 			t.Errorf("got %+v", got)
 		}
 		if again := r.scale(3); again.Status != Failed {
@@ -188,11 +188,11 @@ func TestErrorsOfARequest(t *testing.T) {
 		{"a conflict", &APIError{Code: 409, Reason: "Conflict", Message: "no"}, false, approvals.Failed, "", Failed},
 		{"throttled", &APIError{Code: 429, Reason: "TooManyRequests", Message: "no"}, false, approvals.Failed, "", Failed},
 		{"never sent", fmt.Errorf("%w: connection refused", ErrNotSent), false, approvals.Failed, "", Failed},
-		{"no answer, done", io.ErrUnexpectedEOF, true, approvals.Reconciled, Applied, StUnknown},
-		{"no answer, not done", io.ErrUnexpectedEOF, false, approvals.Reconciled, NotApplied, StUnknown},
-		{"no answer in time, done", context.DeadlineExceeded, true, approvals.Reconciled, Applied, StUnknown},
-		{"the API server does not know, done", &APIError{Code: 500, Reason: "InternalError", Message: "etcd timed out"}, true, approvals.Reconciled, Applied, StUnknown},
-		{"the API server does not know, not done", &APIError{Code: 504, Reason: "Timeout", Message: "etcd timed out"}, false, approvals.Reconciled, NotApplied, StUnknown},
+		{"no answer, done", io.ErrUnexpectedEOF, true, approvals.Reconciled, Applied, Unknown},
+		{"no answer, not done", io.ErrUnexpectedEOF, false, approvals.Reconciled, NotApplied, Unknown},
+		{"no answer in time, done", context.DeadlineExceeded, true, approvals.Reconciled, Applied, Unknown},
+		{"the API server does not know, done", &APIError{Code: 500, Reason: "InternalError", Message: "etcd timed out"}, true, approvals.Reconciled, Applied, Unknown},
+		{"the API server does not know, not done", &APIError{Code: 504, Reason: "Timeout", Message: "etcd timed out"}, false, approvals.Reconciled, NotApplied, Unknown},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			r := newRig(t, allowAll)
@@ -287,7 +287,7 @@ func TestAllAreDecidedBeforeAnyIsSent(t *testing.T) {
 		"denied by object": allowAll + "\n  - {name: not-c, effect: deny, when: 'action.name == \"c\" && object.data.x == \"1\"'}",
 	} {
 		r := newRig(t, rules)
-		if got := r.call("apply_manifest", threeObjects); got.Status != StDenied || got.Rule != "not-c" {
+		if got := r.call("apply_manifest", threeObjects); got.Status != Denied || got.Rule != "not-c" {
 			t.Errorf("%s: %+v", name, got)
 		}
 		r.wantSent()
@@ -603,7 +603,7 @@ func TestRejected(t *testing.T) {
 		t.Errorf("the agent is told %+v", told)
 	}
 	r.later(r.Cooldown - time.Second)
-	if got := r.scale(3); got.Status != StDenied || !strings.Contains(got.Reason, "4m59s ago: wait for the sale") {
+	if got := r.scale(3); got.Status != Denied || !strings.Contains(got.Reason, "4m59s ago: wait for the sale") {
 		t.Errorf("again at once: %+v", got)
 	}
 	if got := r.scale(4); got.Status != Pending {

@@ -16,13 +16,14 @@ import (
 // Status is how a call stands when it is answered.
 type Status string
 
-// The statuses. Everything but Succeeded and Pending is an error to the agent.
+// The statuses that are named in code; the others are an operation's state in
+// lower case. Everything but Succeeded and Pending is an error to the agent.
 const (
 	Succeeded Status = "succeeded"
 	Pending   Status = "pending_approval"
-	StDenied  Status = "denied"
+	Denied    Status = "denied"
 	Failed    Status = "failed"
-	StUnknown Status = "unknown"
+	Unknown   Status = "unknown"
 )
 
 // Result is what the agent is told.
@@ -162,7 +163,7 @@ func describe(op approvals.Operation) Result {
 	case approvals.Unknown:
 		r.NextStep = "It is not known whether this took effect; the server is looking. Call get_operation with this op, and do not send the call again before you know."
 	case approvals.Reconciled:
-		r.Status, r.Summary = StUnknown, "after a break, the live object says: "+op.Evidence
+		r.Status, r.Summary = Unknown, "after a break, the live object says: "+op.Evidence
 		if op.Evidence == Applied {
 			r.Status = Succeeded
 		}

@@ -60,11 +60,11 @@ func TestPresent(t *testing.T) {
 	}{
 		{"a change", gate.Result{Status: gate.Succeeded, Op: "op-1", Summary: "deployments.apps shop/web scaled to 3 replicas"},
 			"status: succeeded\nsummary: deployments.apps shop/web scaled to 3 replicas\nop: op-1", false},
-		{"a denial", gate.Result{Status: gate.StDenied, Op: "op-1", Rule: "no-prod", Reason: "Ask the platform team.", NextStep: "Ask for something else."},
+		{"a denial", gate.Result{Status: gate.Denied, Op: "op-1", Rule: "no-prod", Reason: "Ask the platform team.", NextStep: "Ask for something else."},
 			"status: denied\nreason: Ask the platform team.\nrule: no-prod\nnext step: Ask for something else.\nop: op-1", true},
 		{"a question", gate.Result{Status: gate.Pending, Op: "op-1", Summary: "waits", Approval: &gate.ApprovalSummary{Approvers: []string{"sre or platform", "security"}, Missing: 2, Expires: noon}},
 			"status: pending_approval\nsummary: waits\napproval: 2 more of sre or platform and security, until 11:00:00 UTC\nop: op-1", false},
-		{"unknown", gate.Result{Status: gate.StUnknown, Op: "op-1"}, "status: unknown\nop: op-1", true},
+		{"unknown", gate.Result{Status: gate.Unknown, Op: "op-1"}, "status: unknown\nop: op-1", true},
 	} {
 		got := present(row.result)
 		if text(t, got) != row.text || got.IsError != row.failed {
