@@ -1,6 +1,7 @@
 # make demo   the whole job on a local control plane, from start to verified end
 # make up     the same, kept running, with what to paste into an agent's configuration
 # make test   every test, end to end included
+# make bench  what lies on a call's way, measured (Go benchmarks)
 # make check  formatting, vet, lint, known vulnerabilities, tidy modules
 # make build  bin/countersign
 #
@@ -15,7 +16,7 @@ TOOLS := $(CURDIR)/.cache/tools
 RACE := $(if $(shell command -v gcc || command -v clang),-race)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build demo up test check
+.PHONY: build demo up test bench check
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
@@ -34,6 +35,9 @@ test:
 	go -C e2e/controlplane run . build
 	go test $(RACE) -p 1 -timeout 30m ./...
 	go -C e2e/controlplane test -timeout 10m ./...
+
+bench:
+	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
 
 check: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi

@@ -43,9 +43,26 @@ type PatchType string
 
 // The patch types that a Plan may use.
 const (
-	MergePatch PatchType = "application/merge-patch+json"
-	ApplyPatch PatchType = "application/apply-patch+yaml"
+	MergePatch          PatchType = "application/merge-patch+json"
+	StrategicMergePatch PatchType = "application/strategic-merge-patch+json"
+	JSONPatch           PatchType = "application/json-patch+json"
+	ApplyPatch          PatchType = "application/apply-patch+yaml"
 )
+
+// Short is the name that the log uses, empty for what is no patch.
+func (t PatchType) Short() string {
+	switch t {
+	case MergePatch:
+		return "merge"
+	case StrategicMergePatch:
+		return "strategic"
+	case JSONPatch:
+		return "json"
+	case ApplyPatch:
+		return "apply"
+	}
+	return string(t)
+}
 
 // Resource is a kind of object as one API server serves it.
 type Resource struct {

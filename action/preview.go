@@ -98,7 +98,7 @@ func diffMaps(changes []Change, path string, before, after map[string]any) []Cha
 	}
 	slices.Sort(keys)
 	for _, key := range keys {
-		at := path + "/" + escape(key)
+		at := path + "/" + EscapePointer(key)
 		if noise[at] {
 			continue
 		}
@@ -167,10 +167,11 @@ func withoutNoise(object map[string]any) map[string]any {
 // would never agree otherwise. Nothing is lost by it: where the caller sets one
 // of these fields itself, the plan's digest binds the value.
 func withoutGenerated(object map[string]any) map[string]any {
-	out, _ := stable(object).(map[string]any)
-	if meta, ok := out["metadata"].(map[string]any); ok && meta["generateName"] != nil {
-		delete(meta, "name")
+	var generated string
+	if meta, ok := object["metadata"].(map[string]any); ok && meta["generateName"] != nil {
+		generated, _ = meta["name"].(string)
 	}
+	out, _ := stable(object, generated).(map[string]any)
 	if out["kind"] == "Service" {
 		if spec, ok := out["spec"].(map[string]any); ok {
 			for _, field := range []string{"clusterIP", "clusterIPs", "healthCheckNodePort"} {
@@ -191,7 +192,10 @@ func withoutGenerated(object map[string]any) map[string]any {
 // volume it adds to a pod: the prefix and five random characters.
 const tokenVolume = "kube-api-access-"
 
-func stable(v any) any {
+// stable copies a value without what is made up in it. generated is the
+// object's own name where that is, empty otherwise: it can stand elsewhere too,
+// such as in the labels of a Job's pods.
+func stable(v any, generated string) any {
 	switch v := v.(type) {
 	case map[string]any:
 		out := make(map[string]any, len(v))
@@ -199,16 +203,19 @@ func stable(v any) any {
 			if key == "controller-uid" || key == "batch.kubernetes.io/controller-uid" {
 				continue // a Job's own UID, in its labels and selector
 			}
-			out[key] = stable(value)
+			out[key] = stable(value, generated)
 		}
 		return out
 	case []any:
 		out := make([]any, len(v))
 		for i, value := range v {
-			out[i] = stable(value)
+			out[i] = stable(value, generated)
 		}
 		return out
 	case string:
+		if v == generated {
+			return ""
+		}
 		if strings.HasPrefix(v, tokenVolume) && len(v) == len(tokenVolume)+5 {
 			return tokenVolume
 		}
@@ -218,4 +225,5 @@ func stable(v any) any {
 
 var pointerEscaper = strings.NewReplacer("~", "~0", "/", "~1")
 
-func escape(key string) string { return pointerEscaper.Replace(key) }
+// EscapePointer makes a key part of a JSON Pointer (RFC 6901).
+func EscapePointer(key string) string { return pointerEscaper.Replace(key) }

@@ -110,6 +110,9 @@ var dryRuns = []struct{ name, one, two string }{
 	{"generated name",
 		`{"kind":"Pod","metadata":{"generateName":"p-","name":"p-1"}}`,
 		`{"kind":"Pod","metadata":{"generateName":"p-","name":"p-2"}}`},
+	{"generated name of a Job, in its labels too",
+		`{"kind":"Job","metadata":{"generateName":"j-","name":"j-1"},"spec":{"template":{"metadata":{"labels":{"job-name":"j-1","batch.kubernetes.io/job-name":"j-1"}}}}}`,
+		`{"kind":"Job","metadata":{"generateName":"j-","name":"j-2"},"spec":{"template":{"metadata":{"labels":{"job-name":"j-2","batch.kubernetes.io/job-name":"j-2"}}}}}`},
 }
 
 func TestPreviewDigestOfNewObjectIsStable(t *testing.T) {
@@ -158,6 +161,8 @@ func TestPreviewDigestDependsOnEverythingElse(t *testing.T) {
 		{"another given name", fresh(`{"kind":"Pod","metadata":{"name":"p-2"}}`)},
 		{"generated name", fresh(`{"kind":"Pod","metadata":{"generateName":"p-","name":"p-1"}}`)},
 		{"another generateName", fresh(`{"kind":"Pod","metadata":{"generateName":"q-","name":"p-1"}}`)},
+		{"a label that is a given name", fresh(`{"kind":"Pod","metadata":{"name":"p-1","labels":{"a":"p-1"}}}`)},
+		{"another label that is a given name", fresh(`{"kind":"Pod","metadata":{"name":"p-1","labels":{"a":"p-2"}}}`)},
 		{"token volume", fresh(`{"kind":"Pod","spec":{"volumes":[{"name":"kube-api-access-ab12c"}]}}`)},
 		{"no token volume", fresh(`{"kind":"Pod","spec":{"volumes":[]}}`)},
 		{"a volume that only begins like one", fresh(`{"kind":"Pod","spec":{"volumes":[{"name":"kube-api-access-ab12cd"}]}}`)},

@@ -34,6 +34,11 @@ func NewClient(socket string) *Client {
 	}}}
 }
 
+// Status asks how the server is.
+func (c *Client) Status(ctx context.Context) (status Status, err error) {
+	return status, c.do(ctx, http.MethodGet, "/v1/status", nil, &status)
+}
+
 // Operations lists what is open.
 func (c *Client) Operations(ctx context.Context) (ops []approvals.Operation, err error) {
 	return ops, c.do(ctx, http.MethodGet, "/v1/operations", nil, &ops)

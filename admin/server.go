@@ -27,9 +27,29 @@ type Server struct {
 	Store gate.Store
 	// Records streams the log from a sequence number on.
 	Records func(from uint64, f func(seq uint64, record []byte) error) error
+	// Status says how the server is.
+	Status func() Status
 	// Sets says in which approver sets a local user is now.
 	Sets func(userName string) []string
 	Log  *slog.Logger
+}
+
+// Status is how a server is.
+type Status struct {
+	Version string       `json:"version"`
+	Policy  PolicyStatus `json:"policy"`
+}
+
+// PolicyStatus is which policy is in force, and whether what lies in its folder
+// is that.
+type PolicyStatus struct {
+	Folder   string    `json:"folder"`
+	Digest   string    `json:"digest"`
+	Since    time.Time `json:"since"`
+	Warnings []string  `json:"warnings,omitempty"`
+	// Error is why what the folder holds now is not in force.
+	Error     string    `json:"error,omitempty"`
+	ErrorTime time.Time `json:"error_time,omitzero"`
 }
 
 // maxVote bounds the body of a vote.
@@ -76,6 +96,7 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("GET /v1/operations/{id}", s.show)
 	mux.HandleFunc("POST /v1/operations/{id}/vote", s.vote)
 	mux.HandleFunc("GET /v1/records", s.records)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -68,9 +68,11 @@ type Operation struct {
 	Requirements []Requirement     `json:"requirements,omitempty"`
 	Votes        []Vote            `json:"votes,omitempty"`
 	Rules        []string          `json:"rules,omitempty"`
-	Reason       string            `json:"reason,omitempty"`
-	Created      time.Time         `json:"created"`
-	Updated      time.Time         `json:"updated"`
+	// Risks are what the preview shows that an approver should not overlook.
+	Risks   []string  `json:"risks,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
 	// Expires is when a pending operation can no longer be approved or started.
 	Expires time.Time `json:"expires,omitzero"`
 	// Supersedes and SupersededBy join a stale operation with the one that asks again.

@@ -57,6 +57,12 @@ func Text(op Operation) string {
 	if op.Reason != "" {
 		line("Reason", "%s", op.Reason)
 	}
+	if len(op.Plan.Actions) > 1 {
+		line("Objects", "%d", len(op.Plan.Actions))
+	}
+	if len(op.Risks) > 0 {
+		line("Risks", "%s", strings.Join(op.Risks, ", "))
+	}
 	for _, r := range op.Requirements {
 		line("Needs", "%d of %s", r.Count, strings.Join(r.Approvers, " or "))
 	}

@@ -112,7 +112,7 @@ func TestText(t *testing.T) {
 		Diffs:        [][]action.Change{{{Op: "replace", Path: "/spec/replicas", Old: int64(3), New: int64(30)}}},
 		Requirements: []Requirement{{Rule: "large-scale", Approvers: []string{"sre", "platform"}, Count: 2}, {Rule: "prod", Approvers: []string{"security"}, Count: 1}},
 		Votes:        []Vote{{Person: Person{ID: "local:1000", Name: "bea"}, Approve: true, Reason: "planned, CHG-1234", Time: noon}},
-		Rules:        []string{"large-scale", "prod"}, Reason: "Production needs two.",
+		Rules:        []string{"large-scale", "prod"}, Reason: "Production needs two.", Risks: []string{"replicas to zero", "image changed"},
 		Expires: noon.Add(15 * time.Minute), Supersedes: "0198c0de-0000-7000-8000-000000000000",
 	}
 

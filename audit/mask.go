@@ -102,14 +102,57 @@ func maskValues(v any) any {
 func MaskPlan(p action.Plan) action.Plan {
 	out := action.Plan{Tool: p.Tool, Actions: make([]action.Action, len(p.Actions))}
 	for i, a := range p.Actions {
-		if object, ok := a.Body.(map[string]any); ok {
-			a.Body = MaskObject(object, isSecret(a))
+		if a.Options.PatchType == action.JSONPatch {
+			a.Body = maskOperations(a.Body, isSecret(a))
 		} else {
-			a.Body = Mask(a.Body)
+			a.Body = maskAs(a.Body, isSecret(a))
 		}
 		out.Actions[i] = a
 	}
 	return out
+}
+
+// maskOperations masks the operations of a JSON Patch, whose values do not say
+// what they are values of: their paths do.
+func maskOperations(body any, secret bool) any {
+	list, ok := body.([]any)
+	if !ok {
+		return maskAs(body, secret)
+	}
+	out := make([]any, len(list))
+	for i, item := range list {
+		op, ok := item.(map[string]any)
+		if !ok {
+			out[i] = maskAt("", item, secret)
+			continue
+		}
+		path, _ := op["path"].(string)
+		masked := make(map[string]any, len(op))
+		for key, value := range op {
+			if key == "op" || key == "path" || key == "from" {
+				masked[key] = Mask(value)
+			} else {
+				masked[key] = maskAt(path, value, secret)
+			}
+		}
+		out[i] = masked
+	}
+	return out
+}
+
+// maskAt masks a value that stands at a JSON Pointer, of a Secret or of another object.
+func maskAt(path string, v any, secret bool) any {
+	field, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	_, isObject := v.(map[string]any)
+	switch {
+	case isLastApplied(path), secret && path != "" && !plain[field], secret && path == "" && !isObject:
+		return maskPresent(v)
+	}
+	return maskAs(v, secret && path == "")
+}
+
+func isLastApplied(path string) bool {
+	return strings.HasSuffix(path, "/"+action.EscapePointer(lastApplied))
 }
 
 // MaskDiff returns the changes that an Action would make, without secret values.
@@ -119,10 +162,11 @@ func MaskDiff(a action.Action, p action.Preview) []action.Change {
 	out := make([]action.Change, len(p.Diff))
 	for i, c := range p.Diff {
 		within := func(at string) bool { return c.Path == at || strings.HasPrefix(c.Path, at+"/") }
-		if slices.ContainsFunc(values, within) || strings.HasSuffix(c.Path, "/"+escape(lastApplied)) {
+		if slices.ContainsFunc(values, within) || isLastApplied(c.Path) {
 			c.Old, c.New = maskPresent(c.Old), maskPresent(c.New)
 		} else {
-			c.Old, c.New = maskAs(c.Old, secret), maskAs(c.New, secret)
+			whole := secret && c.Path == "" // else it is what a Secret shows, such as its labels
+			c.Old, c.New = maskAs(c.Old, whole), maskAs(c.New, whole)
 		}
 		out[i] = c
 	}
@@ -137,9 +181,9 @@ func valuesOfSecrets(found []string, path string, v any, secret bool) []string {
 		secret = secret || v["kind"] == "Secret"
 		for key, value := range v {
 			if secret && !plain[key] {
-				found = append(found, path+"/"+escape(key))
+				found = append(found, path+"/"+action.EscapePointer(key))
 			}
-			found = valuesOfSecrets(found, path+"/"+escape(key), value, false)
+			found = valuesOfSecrets(found, path+"/"+action.EscapePointer(key), value, false)
 		}
 	case []any:
 		for i, item := range v {
@@ -148,8 +192,6 @@ func valuesOfSecrets(found []string, path string, v any, secret bool) []string {
 	}
 	return found
 }
-
-func escape(key string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(key) }
 
 func maskAs(v any, secret bool) any {
 	if object, ok := v.(map[string]any); ok {

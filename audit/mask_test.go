@@ -155,6 +155,47 @@ func TestMaskPlan(t *testing.T) {
 	}
 }
 
+// A patch is masked by what it is a patch of; in a JSON Patch it is the path
+// that says what a value is.
+func TestMaskPlanOfPatches(t *testing.T) {
+	for _, row := range []struct {
+		name       string
+		action     action.Action
+		of         action.PatchType
+		body, want string
+	}{
+		{"a merge patch", secrets, action.MergePatch, `{"stringData":{"a":"hunter2","b":null},"metadata":{"labels":{"team":"shop"}}}`, `{"metadata":{"labels":{"team":"shop"}},"stringData":{"a":"***","b":"***"}}`},
+		{"a strategic merge patch", secrets, action.StrategicMergePatch, `{"data":{"$patch":"replace","a":"aHVudGVyMg=="},"$retainKeys":["hunter2"]}`, `{"$retainKeys":"***","data":{"$patch":"***","a":"***"}}`},
+		{"one value", secrets, action.JSONPatch, `[{"op":"replace","path":"/data/a","value":"aHVudGVyMg=="}]`, `[{"op":"replace","path":"/data/a","value":"***"}]`},
+		{"a test of a value", secrets, action.JSONPatch, `[{"op":"test","path":"/stringData/a","value":"hunter2"}]`, `[{"op":"test","path":"/stringData/a","value":"***"}]`},
+		{"several values", secrets, action.JSONPatch, `[{"op":"add","path":"/data","value":{"a":"aHVudGVyMg==","b":"x"}}]`, `[{"op":"add","path":"/data","value":{"a":"***","b":"***"}}]`},
+		{"values in lists, deep and under a misspelt name", secrets, action.JSONPatch, `[{"op":"add","path":"/data/a","value":["hunter2"]},{"op":"add","path":"/data/b","value":{"c":{"d":"hunter2"}}},{"op":"add","path":"/Data/a","value":"hunter2"}]`,
+			`[{"op":"add","path":"/data/a","value":"***"},{"op":"add","path":"/data/b","value":{"c":"***"}},{"op":"add","path":"/Data/a","value":"***"}]`},
+		{"what is no value", secrets, action.JSONPatch, `[{"op":"add","path":"/metadata/labels/a","value":"x"},{"op":"replace","path":"/type","value":"Opaque"},{"op":"add","path":"/immutable","value":true},{"op":"remove","path":"/data/a"},{"op":"move","from":"/data/a","path":"/data/b"}]`,
+			`[{"op":"add","path":"/metadata/labels/a","value":"x"},{"op":"replace","path":"/type","value":"Opaque"},{"op":"add","path":"/immutable","value":true},{"op":"remove","path":"/data/a"},{"from":"/data/a","op":"move","path":"/data/b"}]`},
+		{"a path that only begins like one", secrets, action.JSONPatch, `[{"op":"add","path":"/metadata2","value":"hunter2"},{"op":"add","path":"/typed/a","value":"hunter2"}]`, `[{"op":"add","path":"/metadata2","value":"***"},{"op":"add","path":"/typed/a","value":"***"}]`},
+		{"the whole Secret", secrets, action.JSONPatch, `[{"op":"replace","path":"","value":{"metadata":{"name":"db"},"data":{"a":"aHVudGVyMg=="}}}]`, `[{"op":"replace","path":"","value":{"data":{"a":"***"},"metadata":{"name":"db"}}}]`},
+		{"the whole Secret as text", secrets, action.JSONPatch, `[{"op":"replace","path":"","value":"hunter2"},{"op":"replace","value":["hunter2"]}]`, `[{"op":"replace","path":"","value":"***"},{"op":"replace","value":"***"}]`},
+		{"what is no patch", secrets, action.JSONPatch, `["hunter2",{"op":"add","path":7,"value":"hunter2","Value":"hunter2"},["hunter2"]]`, `["***",{"Value":"***","op":"add","path":7,"value":"***"},"***"]`},
+		{"operations that are no list", secrets, action.JSONPatch, `{"data":{"a":"aHVudGVyMg=="}}`, `{"data":{"a":"***"}}`},
+		{"last-applied", widgets, action.JSONPatch, `[{"op":"add","path":"/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration","value":"hunter2"},{"op":"add","path":"/metadata/annotations","value":{"kubectl.kubernetes.io/last-applied-configuration":"hunter2","team":"shop"}}]`,
+			`[{"op":"add","path":"/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration","value":"***"},{"op":"add","path":"/metadata/annotations","value":{"kubectl.kubernetes.io/last-applied-configuration":"***","team":"shop"}}]`},
+		{"another object", widgets, action.JSONPatch, `[{"op":"replace","path":"/data/a","value":"x"},{"op":"add","path":"/spec/o","value":{"kind":"Secret","data":{"a":"aHVudGVyMg=="}}},{"op":"add","path":"/spec/t","value":"Bearer ` + token + `"}]`,
+			`[{"op":"replace","path":"/data/a","value":"x"},{"op":"add","path":"/spec/o","value":{"data":{"a":"***"},"kind":"Secret"}},{"op":"add","path":"/spec/t","value":"Bearer ***"}]`},
+	} {
+		a := row.action
+		a.Options.PatchType, a.Body = row.of, decode(t, row.body)
+		got := encode(t, MaskPlan(action.Plan{Actions: []action.Action{a}}).Actions[0].Body)
+		if got != row.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", row.name, got, row.want)
+		}
+		clean(t, row.name, got)
+		if before := encode(t, decode(t, row.body)); encode(t, a.Body) != before {
+			t.Errorf("%s: the input was changed", row.name)
+		}
+	}
+}
+
 // An approver sees which keys of a Secret would change, and no value, whatever
 // shape the change has.
 func TestMaskDiff(t *testing.T) {
@@ -170,6 +211,8 @@ func TestMaskDiff(t *testing.T) {
 		{"a Secret that would be gone", secrets, `{"metadata":{"name":"db"},"data":{"a":"aHVudGVyMg=="}}`, ``, `[{"op":"remove","path":"","old":{"data":{"a":"***"},"metadata":{"name":"db"}}}]`},
 		{"what else a Secret has", secrets, `{"type":"Opaque","metadata":{"labels":{"data":"x"}}}`, `{"type":"Other","metadata":{"labels":{"data":"y"}}}`,
 			`[{"op":"replace","path":"/metadata/labels/data","old":"x","new":"y"},{"op":"replace","path":"/type","old":"Opaque","new":"Other"}]`},
+		{"all labels of a Secret, and a kind among them", secrets, `{"metadata":{}}`, `{"metadata":{"labels":{"team":"shop"},"annotations":{"kind":"Secret","a":"x","kubectl.kubernetes.io/last-applied-configuration":"hunter2"}}}`,
+			`[{"op":"add","path":"/metadata/annotations","new":{"a":"***","kind":"Secret","kubectl.kubernetes.io/last-applied-configuration":"***"}},{"op":"add","path":"/metadata/labels","new":{"team":"shop"}}]`},
 		{"values under a misspelt name", secrets, `{"stringdata":{"a":"hunter2"}}`, `{"stringdata":{"a":"hunter2!"},"Data":"hunter2"}`, `[{"op":"add","path":"/Data","new":"***"},{"op":"replace","path":"/stringdata/a","old":"***","new":"***"}]`},
 		{"a Secret within, values under a misspelt name", widgets, `{"spec":{"kind":"Secret","stringdata":{"a":"x"}}}`, `{"spec":{"kind":"Secret","stringdata":{"a":"hunter2"}}}`, `[{"op":"replace","path":"/spec/stringdata/a","old":"***","new":"***"}]`},
 		{"another kind's data", widgets, `{"data":{"a":"x"}}`, `{"data":{"a":"y"}}`, `[{"op":"replace","path":"/data/a","old":"x","new":"y"}]`},

@@ -25,6 +25,7 @@ const (
 	ExecOutcome       = "exec.outcome"
 	ExecUnknown       = "exec.unknown"
 	ExecReconciled    = "exec.reconciled"
+	ConfigChanged     = "config.changed"
 )
 
 // The outcomes of a Record.
@@ -81,10 +82,12 @@ type Tool struct {
 
 // Action is one Kubernetes API request as the log tells it.
 type Action struct {
-	Cluster         string `json:"cluster"`
-	Verb            string `json:"verb"`
-	Resource        string `json:"resource"`
-	Subresource     string `json:"subresource,omitempty"`
+	Cluster     string `json:"cluster"`
+	Verb        string `json:"verb"`
+	Resource    string `json:"resource"`
+	Subresource string `json:"subresource,omitempty"`
+	// Patch is what the body of a patch means: apply, merge, strategic or json.
+	Patch           string `json:"patch,omitempty"`
 	Namespace       string `json:"namespace,omitempty"`
 	Name            string `json:"name,omitempty"`
 	UID             string `json:"uid,omitempty"`
@@ -99,6 +102,17 @@ type Action struct {
 // Policy is what policy said.
 type Policy struct {
 	Digest   string   `json:"digest"`
+	Decision string   `json:"decision,omitempty"`
+	Rules    []string `json:"rules,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	// Risks are what the preview showed that nobody should overlook.
+	Risks []string `json:"risks,omitempty"`
+	// Shadow is what rules in mode shadow would have made of it, where that differs.
+	Shadow *Shadow `json:"shadow,omitempty"`
+}
+
+// Shadow is a decision that was not enforced.
+type Shadow struct {
 	Decision string   `json:"decision,omitempty"`
 	Rules    []string `json:"rules,omitempty"`
 	Reason   string   `json:"reason,omitempty"`

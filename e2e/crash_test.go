@@ -24,11 +24,20 @@ type stage struct {
 	agent     *rig.Agent
 }
 
-func newStage(t *testing.T) *stage {
+func newStage(t *testing.T) *stage { return newStageWith(t, "") }
+
+// newStageWith gives the server these rules instead of the guarded policy.
+func newStageWith(t *testing.T, rules string) *stage {
 	t.Helper()
 	s := &stage{T: t, ctx: t.Context()}
 	dir := t.TempDir()
 	var err error
+	if rules != "" {
+		text := "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules:\n" + rules
+		if err := rig.WriteFiles(dir, map[string]string{"policy/policy.yaml": text}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if s.namespace, err = newNamespace(s.ctx); err != nil {
 		t.Fatal(err)
 	}

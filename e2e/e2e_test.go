@@ -13,12 +13,14 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"countersign/e2e/rig"
+	"countersign/policy"
 )
 
 // audience is the canonical URL of every server in these tests; each listens on
@@ -184,7 +186,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"server": serverCommand, "agent": agentCommand, "post": postCommand, "records": recordsCommand, "until": untilCommand,
+			"server": serverCommand, "agent": agentCommand, "post": postCommand, "records": recordsCommand, "until": untilCommand, "policy": policyCommand,
 		},
 	})
 }
@@ -210,6 +212,33 @@ func serverCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (err != nil) != neg {
 		ts.Fatalf("server %s: %v", args[0], err)
+	}
+}
+
+// policy FILE: makes the file the server's policy, the only one, and waits until
+// it is in force; with ! until the server says that it is not.
+func policyCommand(ts *testscript.TestScript, neg bool, args []string) {
+	s := ts.Value(scriptKey{}).(*script)
+	folder := ts.MkAbs("policy")
+	entries, err := os.ReadDir(folder)
+	ts.Check(err)
+	for _, entry := range entries {
+		ts.Check(os.Remove(filepath.Join(folder, entry.Name())))
+	}
+	ts.Check(os.WriteFile(filepath.Join(folder, "policy.yaml"), []byte(ts.ReadFile(args[0])), 0o600))
+	digest, err := policy.Digest(os.DirFS(folder))
+	ts.Check(err)
+	ts.Check(s.server.Signal(syscall.SIGHUP))
+	deadline := time.Now().Add(time.Minute)
+	for {
+		text, err := s.server.Run(context.Background(), "status")
+		if neg == (err != nil) && strings.Contains(text, digest) != neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server never took it: %s %v", text, err)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

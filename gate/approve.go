@@ -82,7 +82,7 @@ func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []ac
 		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p)
 	}
 	op.Requirements = requirements(d)
-	op.Rules, op.Reason = d.Rules, d.Reason
+	op.Rules, op.Reason, op.Risks = d.Rules, d.Reason, d.Risks
 	op.Expires = approvals.Expiry(op.Requirements, g.Now())
 	return op, nil
 }

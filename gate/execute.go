@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
@@ -147,6 +149,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	if a.ReadOnly() {
 		return audit.Evidence{Result: NotApplied, Detail: a.String() + ": a read changes nothing"}, nil
 	}
+	if a.Verb == action.Create && a.Name == "" {
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server makes up the name, so the object cannot be told from others like it"}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 	defer cancel()
 	preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op.ID) })
@@ -156,6 +161,8 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 		switch {
 		case a.Verb == action.Delete && refused.Code == http.StatusNotFound:
 			return audit.Evidence{Result: Applied, Detail: a.String() + ": there is no such object"}, nil
+		case a.Verb == action.Create && refused.Reason == string(metav1.StatusReasonAlreadyExists):
+			return audit.Evidence{Result: Applied, Detail: a.String() + ": an object of this name exists now"}, nil
 		case message != "" && strings.Contains(op.Reason, message):
 			return audit.Evidence{Result: NotApplied, Detail: a.String() + ": the API server refuses the same request in the same words: " + message}, nil
 		}
@@ -172,6 +179,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 		found.Result, found.Detail = Applied, a.String()+": the object is being deleted"
 	case len(preview.Diff) == 0:
 		found.Result, found.Detail = Applied, a.String()+": the live object is as the request would make it"
+	case a.Options.PatchType == action.JSONPatch:
+		found.Result = Undeterminable
+		found.Detail = a.String() + ": the request would change the live object, but a JSON Patch can do so when it is done already, such as one that adds to a list"
 	default:
 		found.Result = NotApplied
 		found.Detail = fmt.Sprintf("%s: the request would still change %d fields of the live object", a, len(preview.Diff))

@@ -153,12 +153,13 @@ func (m *memory) count(recordType string) int {
 
 // fakeCluster holds objects and merges patches into them, as far as these tests go.
 type fakeCluster struct {
-	t       *testing.T
-	store   *memory
-	mu      sync.Mutex
-	objects map[string]map[string]any
-	sent    []string // what was executed, as Action.String
-	looked  int      // how often it was asked anything else
+	t              *testing.T
+	store          *memory
+	mu             sync.Mutex
+	objects        map[string]map[string]any
+	sent           []string // what was executed, as Action.String
+	looked         int      // how often it was asked anything else
+	namespacesRead []string
 	// refuse, when set, fails a request; effect says whether it is done all the same.
 	refuse func(a action.Action) (err error, effect bool)
 	// unreachable, when set, fails every preview.
@@ -195,7 +196,12 @@ func (c *fakeCluster) after(a action.Action) map[string]any {
 	live := c.objects[target(a)]
 	out := maps.Clone(live)
 	if live == nil {
-		out = map[string]any{"metadata": map[string]any{"uid": "uid of " + a.Name}}
+		out = map[string]any{"metadata": map[string]any{"uid": "uid of " + a.Name, "name": a.Name}}
+	}
+	if _, list := a.Body.([]any); list { // a JSON Patch, taken for one that adds to a list
+		data, _ := out["data"].(map[string]any)
+		items, _ := data["items"].([]any)
+		out["data"] = map[string]any{"items": append(slices.Clone(items), "x")}
 	}
 	body, _ := a.Body.(map[string]any)
 	for key, value := range body {
@@ -204,6 +210,17 @@ func (c *fakeCluster) after(a action.Action) map[string]any {
 		}
 	}
 	return out
+}
+
+// Namespace gives namespace NAME the label name=NAME; "absent" is none.
+func (c *fakeCluster) Namespace(_ context.Context, _, name, _ string) (map[string]any, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.namespacesRead = append(c.namespacesRead, name)
+	if name == "absent" {
+		return nil, nil
+	}
+	return map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"name": name}}}, nil
 }
 
 func (c *fakeCluster) Preview(_ context.Context, a action.Action, auditID func() string) (action.Preview, error) {
@@ -222,7 +239,14 @@ func (c *fakeCluster) Preview(_ context.Context, a action.Action, auditID func()
 	if a.Verb == action.Delete && c.objects[target(a)] == nil {
 		return action.Preview{}, &APIError{Code: 404, Reason: "NotFound", Message: a.Name + " not found"}
 	}
+	if a.Verb == action.Create && c.objects[target(a)] != nil {
+		return action.Preview{}, exists(a)
+	}
 	return action.NewPreview(c.objects[target(a)], c.after(a)), nil
+}
+
+func exists(a action.Action) error {
+	return &APIError{Code: 409, Reason: "AlreadyExists", Message: a.Name + " already exists"}
 }
 
 func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid string) (Response, error) {
@@ -246,6 +270,11 @@ func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid
 	if c.refuse != nil {
 		err, effect = c.refuse(a)
 	}
+	if a.Verb == action.Create && a.Name == "" {
+		a.Name = "made-up"
+	} else if a.Verb == action.Create && c.objects[target(a)] != nil {
+		return Response{}, exists(a)
+	}
 	result := c.objects[target(a)]
 	if !a.ReadOnly() && (err == nil || effect) {
 		result = c.after(a)
@@ -258,7 +287,7 @@ func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid
 		return Response{}, &APIError{Code: 404, Reason: "NotFound", Message: a.Name + " not found"}
 	}
 	body, _ := json.Marshal(result)
-	return Response{Code: 200, Body: body, UID: uid}, nil
+	return Response{Code: 200, Body: body, Name: a.Name, UID: uid}, nil
 }
 
 // knows reports whether an intent of the operation that the Audit-ID names is stored.
@@ -329,7 +358,7 @@ func newRig(t *testing.T, rules string) *rig {
 func (r *rig) rules(rules string) {
 	r.t.Helper()
 	text := "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules:\n" + rules + "\n"
-	set, err := policy.Load(fstest.MapFS{"p.yaml": {Data: []byte(text)}}, []string{"sre", "security"})
+	set, err := policy.Load(fstest.MapFS{"p.yaml": {Data: []byte(text)}}, policy.Known{Approvers: []string{"sre", "security"}})
 	if err != nil {
 		r.t.Fatal(err)
 	}

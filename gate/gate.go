@@ -3,7 +3,6 @@ package gate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -72,8 +71,10 @@ type Cluster interface {
 	// it took effect.
 	Execute(ctx context.Context, a action.Action, auditID, uid string) (Response, error)
 	// Preview asks the API server what the Action would do, without doing it.
-	// It sends two requests; auditID gives each a fresh id. Errors as above.
+	// It sends at most two requests; auditID gives each a fresh id. Errors as above.
 	Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error)
+	// Namespace reads one Namespace, nil when there is none. Errors as of Execute.
+	Namespace(ctx context.Context, cluster, name, auditID string) (map[string]any, error)
 }
 
 // Response is the API server's answer to one Action.
@@ -81,7 +82,10 @@ type Response struct {
 	Code int
 	Body []byte
 	// Omitted is how many bytes came before Body and were not kept.
-	Omitted         int64
+	Omitted int64
+	// Name is of the object that a change answers with: of a creation it can be
+	// one that the API server has made up.
+	Name            string
 	UID             string
 	ResourceVersion string
 }
@@ -117,6 +121,8 @@ type Gate struct {
 	Node string
 	Log  *slog.Logger
 	Now  func() time.Time
+
+	budgets budgets
 
 	bell bell     // rung when an operation changes
 	seen sync.Map // caller -> []string, the groups of its last call
@@ -158,17 +164,19 @@ type call struct {
 	op    string
 	start time.Time
 	tool  *tools.Tool
+	// policy is the set that decides all of this call, whatever is loaded meanwhile.
+	policy *policy.Set
 	tools.Call
 	planDigest string
 	intent     []Entry // not yet stored
 	decision   policy.Decision
-	previews   []action.Preview
+	seen
 }
 
 // Call takes one tool call through the gate. It always answers: whatever is
 // unknown, broken or missing is a refusal with a reason.
 func (g *Gate) Call(ctx context.Context, req Request) Result {
-	c := &call{Request: req, op: newID(), start: g.Now()}
+	c := &call{Request: req, op: newID(), start: g.Now(), policy: g.Policy()}
 	g.seen.Store(callerOf(req.Principal), req.Principal.Groups)
 
 	// 1. Decode the arguments, strictly and once.
@@ -182,7 +190,7 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	c.Args = c.tool.Recordable(args)
 
 	// 2. Could this principal ever do this? If not, no cluster is touched.
-	if refusal, could := g.Policy().Could(&req.Principal, req.Tool, c.tool.Scopes); !could {
+	if refusal, could := c.policy.Could(&req.Principal, req.Tool, c.tool.Scopes); !could {
 		return g.deny(c, refusal)
 	}
 
@@ -205,15 +213,20 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	}
 	c.intent = []Entry{g.intentEntry(c)}
 
-	// 5. Preview, only if the decision or an approver needs it.
-	c.decision = g.decide(&c.Principal, c.Plan, c.Args, nil)
-	if c.decision.NeedsPreview || c.decision.Effect == policy.RequireApproval {
-		if result, ok := g.previewAll(ctx, c); !ok {
-			return result
-		}
-		// 6. Decide.
-		c.decision = g.decide(&c.Principal, c.Plan, c.Args, c.previews)
+	// 5. Preview, only if the decision or an approver needs it. 6. Decide.
+	var stored error
+	c.decision, err = g.settle(ctx, c.policy, c.op, &c.Principal, c.Plan, c.Args, &c.seen, func() error {
+		stored = g.commit(Batch{Entries: c.intent})
+		c.intent = nil
+		return stored
+	})
+	switch {
+	case stored != nil:
+		return g.unrecorded(c, stored)
+	case err != nil:
+		return g.refusedByCluster(c, err)
 	}
+	c.decision = g.limited(c, c.decision)
 	switch c.decision.Effect {
 	case policy.Allow:
 		if c.Plan.ReadOnly() {
@@ -252,55 +265,6 @@ func (g *Gate) find(name string) *tools.Tool {
 		}
 	}
 	return nil
-}
-
-// decide asks policy about every Action of the plan; the strictest answer counts.
-func (g *Gate) decide(p *action.Principal, plan action.Plan, args map[string]any, previews []action.Preview) policy.Decision {
-	set, now := g.Policy(), g.Now()
-	decisions := make([]policy.Decision, len(plan.Actions))
-	for i := range plan.Actions {
-		req := policy.Request{Principal: p, Tool: plan.Tool, Args: args, Action: &plan.Actions[i], Now: now}
-		if previews != nil {
-			req.Preview = &previews[i]
-		}
-		decisions[i] = set.Decide(req)
-	}
-	d := policy.Strictest(decisions)
-	if d.Effect == "" && !d.NeedsPreview { // a plan without Actions is nothing that anybody allowed
-		d = policy.Decision{Effect: policy.Deny, Reason: "the call would do nothing"}
-	}
-	return d
-}
-
-// previewAll makes the intent durable and then previews every Action, before
-// any is sent. When it fails the Result is the answer.
-func (g *Gate) previewAll(ctx context.Context, c *call) (Result, bool) {
-	if err := g.commit(Batch{Entries: c.intent}); err != nil {
-		return g.unrecorded(c, err), false
-	}
-	c.intent = nil
-	var err error
-	if c.previews, err = g.preview(ctx, c.op, c.Plan); err != nil {
-		return g.refusedByCluster(c, err), false
-	}
-	return Result{}, true
-}
-
-func (g *Gate) preview(ctx context.Context, op string, plan action.Plan) ([]action.Preview, error) {
-	previews := make([]action.Preview, len(plan.Actions))
-	for i, a := range plan.Actions {
-		if a.ReadOnly() {
-			continue // nothing would change; conditions on it see no object
-		}
-		ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
-		preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op) })
-		cancel()
-		if err != nil {
-			return nil, fmt.Errorf("previewing %s: %w", a, err)
-		}
-		previews[i] = preview
-	}
-	return previews, nil
 }
 
 // read is the light way: the intent is stored while the request runs, and the

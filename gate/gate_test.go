@@ -763,6 +763,8 @@ func TestApprovedRead(t *testing.T) {
 // A crash in the middle of a request leaves EXECUTING. The next start looks at
 // the live object and never sends it again.
 func TestCrash(t *testing.T) {
+	const createNew = `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: new, namespace: shop}, data: {x: '1'}}"}`
+
 	for _, row := range []struct {
 		name, tool, args string
 		live             map[string]any
@@ -773,6 +775,10 @@ func TestCrash(t *testing.T) {
 		{"a deletion that was done", "delete_resource", `{"kind":"pod","namespace":"shop","name":"web"}`, nil, Applied},
 		{"a deletion that goes on", "delete_resource", `{"kind":"pod","namespace":"shop","name":"web"}`, map[string]any{"metadata": map[string]any{"uid": "u-1", "deletionTimestamp": "t"}}, Applied},
 		{"a deletion that was not done", "delete_resource", `{"kind":"pod","namespace":"shop","name":"web"}`, map[string]any{"metadata": map[string]any{"uid": "u-1"}}, NotApplied},
+		{"a JSON Patch, which would change the object once more", "patch_resource", `{"kind":"configmap","namespace":"shop","name":"new","type":"json","patch":"[{op: add, path: /data/items/-, value: x}]"}`, map[string]any{"data": map[string]any{"items": []any{"x"}}}, Undeterminable},
+		{"a creation that was done", "create_resource", createNew, map[string]any{"data": "x"}, Applied},
+		{"a creation that was not", "create_resource", createNew, nil, NotApplied},
+		{"a creation of a made-up name", "create_resource", strings.Replace(createNew, "name: new", "generateName: new-", 1), nil, Undeterminable},
 		{"a deletion of an object that is another now", "delete_resource", `{"kind":"pod","namespace":"shop","name":"web"}`, map[string]any{"metadata": map[string]any{"uid": "u-2"}}, Applied},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -787,7 +793,7 @@ func TestCrash(t *testing.T) {
 			}
 			id := r.call(row.tool, row.args).Op
 			sent := len(r.cluster.executed())
-			for _, name := range []string{webScale, "pods/ shop/web"} {
+			for _, name := range []string{webScale, "pods/ shop/web", "configmaps/ shop/new"} {
 				r.cluster.set(name, row.live)
 			}
 			r.restart()
@@ -802,6 +808,48 @@ func TestCrash(t *testing.T) {
 				t.Errorf("records %s", types(r.store.all()))
 			}
 		})
+	}
+}
+
+// A name that the API server makes up is told to the agent and recorded with
+// the outcome; before, there is none.
+func TestGeneratedName(t *testing.T) {
+	r := newRig(t, allowAll)
+	got := r.call("create_resource", `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {generateName: new-, namespace: shop}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: other, namespace: shop}}"}`)
+	if got.Status != Succeeded || got.Summary != "configmaps shop/made-up created\nconfigmaps shop/other created" {
+		t.Errorf("got %+v", got)
+	}
+	r.wantSent("create configmaps in namespace shop", "create configmaps shop/other")
+	for _, record := range r.store.all() {
+		want := map[string]string{audit.ToolIntent: "", audit.ExecStarted: "", audit.ExecOutcome: "made-up"}
+		if name, ok := want[record.Type]; ok && (record.Actions[0].Name != name || record.Actions[1].Name != "other") {
+			t.Errorf("%s names %q and %q", record.Type, record.Actions[0].Name, record.Actions[1].Name)
+		}
+	}
+	// What is there already is refused, and nothing of it is changed.
+	if got := r.call("create_resource", `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: other, namespace: shop}, data: {a: b}}"}`); got.Status != Failed || !strings.Contains(got.Reason, "other already exists") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A record says what kind of patch it was.
+func TestRecordedPatchType(t *testing.T) {
+	for _, row := range []struct{ tool, args, want string }{
+		{"apply_manifest", `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: shop}}"}`, "apply"},
+		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":3}`, "merge"},
+		{"patch_resource", `{"kind":"configmap","namespace":"shop","name":"a","patch":"data: {a: b}","type":"strategic"}`, "strategic"},
+		{"patch_resource", `{"kind":"configmap","namespace":"shop","name":"a","patch":"[{op: remove, path: /data/a}]","type":"json"}`, "json"},
+		{"create_resource", `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: shop}}"}`, ""},
+	} {
+		r := newRig(t, allowAll)
+		if got := r.call(row.tool, row.args); got.Status != Succeeded {
+			t.Fatalf("%s: %+v", row.tool, got)
+		}
+		for _, record := range r.store.all() {
+			if len(record.Actions) > 0 && record.Actions[0].Patch != row.want {
+				t.Errorf("%s of %s says %q; want %q", record.Type, row.tool, record.Actions[0].Patch, row.want)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,10 +19,27 @@ import (
 
 // record starts a Record with what all of them carry.
 func (g *Gate) record(recordType, op string, p action.Principal, session string) audit.Record {
+	r := g.serverRecord(recordType)
+	r.Op, r.Principal, r.Session = op, &p, session
+	return r
+}
+
+// serverRecord starts a Record that no principal caused.
+func (g *Gate) serverRecord(recordType string) audit.Record {
 	return audit.Record{
-		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: recordType,
-		Op: op, Principal: &p, Session: session, Node: g.Node,
+		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: recordType, Node: g.Node,
+		Policy: &audit.Policy{Digest: g.Policy().Digest()},
 	}
+}
+
+// recordPolicy is a decision as records tell it, with the digest of the set
+// that made it.
+func recordPolicy(d policy.Decision) *audit.Policy {
+	p := &audit.Policy{Digest: d.Digest, Decision: string(d.Effect), Rules: d.Rules, Reason: d.Reason, Risks: d.Risks}
+	if s := d.Shadow; s != nil {
+		p.Shadow = &audit.Shadow{Decision: string(s.Effect), Rules: s.Rules, Reason: s.Reason}
+	}
+	return p
 }
 
 // withPayload stores data beside the record and commits to it.
@@ -54,7 +72,10 @@ func maskedArgs(args map[string]any) map[string]any {
 
 func (g *Gate) decidedEntry(op string, p action.Principal, session string, d policy.Decision) Entry {
 	r := g.record(audit.PolicyDecided, op, p, session)
-	r.Policy = &audit.Policy{Digest: g.Policy().Digest(), Decision: string(d.Effect), Rules: d.Rules, Reason: d.Reason}
+	if d.Digest == "" {
+		d.Digest = r.Policy.Digest
+	}
+	r.Policy = recordPolicy(d)
 	r.Outcome = map[policy.Effect]string{policy.Allow: audit.Success, policy.RequireApproval: audit.Pending, policy.Deny: audit.Denied}[d.Effect]
 	return Entry{Record: r}
 }
@@ -117,12 +138,13 @@ func recordActions(plan action.Plan, ids []string, results []Response) []audit.A
 	for i, a := range plan.Actions {
 		out[i] = audit.Action{
 			Cluster: a.Cluster, Verb: a.Verb, Resource: a.Resource.Path(), Subresource: a.Subresource,
-			Namespace: a.Namespace, Name: a.Name,
+			Patch: a.Options.PatchType.Short(), Namespace: a.Namespace, Name: a.Name,
 		}
 		if ids != nil {
 			out[i].AuditID = ids[i]
 		}
 		if i < len(results) {
+			out[i].Name = cmp.Or(a.Name, results[i].Name)
 			out[i].Code, out[i].UID, out[i].ResultVersion = results[i].Code, results[i].UID, results[i].ResourceVersion
 		}
 	}
@@ -165,15 +187,29 @@ func (g *Gate) LoginRefused(source audit.Source, why error) {
 		g.logins.dropped.Add(1)
 		return
 	}
-	r := audit.Record{
-		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: audit.LoginRefused, Node: g.Node,
-		Source: &source, Outcome: audit.Denied, Error: &audit.Error{Type: "login", Message: audit.MaskText(why.Error())},
-	}
+	r := g.serverRecord(audit.LoginRefused)
+	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "login", Message: audit.MaskText(why.Error())}
 	if n := g.logins.dropped.Swap(0); n > 0 {
 		r.Error.Message += fmt.Sprintf(" (and %d more since the last record of this kind)", n)
 	}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing a refused login", "err", err)
+	}
+}
+
+// PolicyChanged records that the set of this digest takes the place of the one
+// in force, or, with an error, that what was to replace it does not load.
+func (g *Gate) PolicyChanged(digest string, why error) {
+	r := g.serverRecord(audit.ConfigChanged)
+	if why != nil {
+		r.Outcome, r.Error = audit.Failure, &audit.Error{Type: "policy", Message: clip(why.Error())}
+		r.Policy.Reason = "this set stays in force"
+	} else {
+		r.Outcome, r.Policy.Reason = audit.Success, "takes the place of "+r.Policy.Digest
+		r.Policy.Digest = digest
+	}
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing a change of policy", "err", err)
 	}
 }
 

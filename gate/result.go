@@ -70,7 +70,7 @@ func (g *Gate) malformed(c *call, err error) Result {
 // deny answers what policy refuses, and records intent and decision.
 func (g *Gate) deny(c *call, d policy.Decision) Result {
 	entries := c.intent
-	if entries == nil && c.previews == nil {
+	if c.planDigest == "" {
 		entries = []Entry{g.intentEntry(c)} // refused before there was a plan
 	}
 	c.decision = d

@@ -21,11 +21,7 @@ func (g *Gate) Start() error {
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.slots, g.looks = make(chan struct{}, maxExecutions), make(chan struct{}, maxExecutions)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
-	opened := audit.Record{
-		V: audit.Version, ID: newID(), Time: g.Now().UTC(), Type: audit.LogOpened, Node: g.Node,
-		Policy: &audit.Policy{Digest: g.Policy().Digest()},
-	}
-	if err := g.commit(Batch{Entries: []Entry{{Record: opened}}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{{Record: g.serverRecord(audit.LogOpened)}}}); err != nil {
 		return err
 	}
 	open, err := g.Store.OpenOperations()
@@ -192,10 +188,17 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if tool == nil {
 		return false, g.end(op, approvals.Denied, "this server no longer has the tool "+op.Tool)
 	}
-	if refusal, could := g.Policy().Could(&principal, op.Tool, tool.Scopes); !could {
+	set := g.Policy()
+	if refusal, could := set.Could(&principal, op.Tool, tool.Scopes); !could {
 		return false, g.endDenied(op, refusal)
 	}
-	previews, err := g.preview(ctx, op.ID, op.Plan)
+	var s seen
+	err = g.look(ctx, op.ID, op.Plan, &s, policy.NeedPreview)
+	var decision policy.Decision
+	if err == nil {
+		decision, err = g.settle(ctx, set, op.ID, &principal, op.Plan, op.Args, &s, nil)
+	}
+	previews := s.previews
 	var refused *APIError
 	if errors.As(err, &refused) && !busy(refused.Code) {
 		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+refused.Message)
@@ -203,7 +206,6 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if err != nil {
 		return true, err
 	}
-	decision := g.decide(&principal, op.Plan, op.Args, previews)
 	if decision.Effect != policy.Allow && decision.Effect != policy.RequireApproval {
 		return false, g.endDenied(op, decision)
 	}
@@ -228,7 +230,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	for i, p := range previews {
 		started.Record.Actions[i].UID, started.Record.Actions[i].ResourceVersion = p.UID(), p.ResourceVersion()
 	}
-	started.Record.Policy = &audit.Policy{Digest: g.Policy().Digest(), Decision: string(decision.Effect), Rules: decision.Rules, Reason: decision.Reason}
+	started.Record.Policy = recordPolicy(decision)
 	started.Record.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
 	// Of two replicas, clicks or retries exactly one commits this.
 	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {

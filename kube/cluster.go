@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -173,6 +174,10 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 		}
 		return resource, tools.BadArgument("cluster %s serves no kind %q", clusterName, name)
 	}
+	var argument *tools.ArgumentError
+	if errors.As(err, &argument) {
+		return resource, err
+	}
 	if err != nil {
 		return resource, fmt.Errorf("asking cluster %s what it serves: %w", clusterName, apiError(err))
 	}
@@ -192,14 +197,27 @@ func (c *cluster) mayRefresh() bool {
 	return true
 }
 
+// events are served by two groups from one store. Rules and approvers see those
+// of the core group, or a rule about one name could be escaped under the other.
+var (
+	events     = schema.GroupKind{Kind: "Event"}
+	sameEvents = schema.GroupKind{Group: "events.k8s.io", Kind: "Event"}
+)
+
+// resolve finds the one resource and version by which a kind is known here: the
+// version that the cluster prefers. Of one object each version shows other
+// fields, so a rule about a field of one could be escaped through another, and
+// the API server converts nothing without storing it.
 func (c *cluster) resolve(apiVersion, kind string) (action.Resource, error) {
-	var mapping *meta.RESTMapping
+	var named schema.GroupKind
+	var written *meta.RESTMapping
 	if apiVersion != "" {
 		version, err := schema.ParseGroupVersion(apiVersion)
 		if err != nil {
 			return action.Resource{}, &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: kind}}
 		}
-		if mapping, err = c.mapper.RESTMapping(schema.GroupKind{Group: version.Group, Kind: kind}, version.Version); err != nil {
+		named = schema.GroupKind{Group: version.Group, Kind: kind}
+		if written, err = c.mapper.RESTMapping(named, version.Version); err != nil {
 			return action.Resource{}, err
 		}
 	} else {
@@ -214,9 +232,23 @@ func (c *cluster) resolve(apiVersion, kind string) (action.Resource, error) {
 				return action.Resource{}, err
 			}
 		}
-		if mapping, err = c.mapper.RESTMapping(gvk.GroupKind()); err != nil {
-			return action.Resource{}, err
-		}
+		named = gvk.GroupKind()
+	}
+	known := named
+	if known == sameEvents {
+		known = events
+	}
+	mapping, err := c.mapper.RESTMapping(known)
+	if err != nil {
+		return action.Resource{}, err
+	}
+	switch {
+	case written == nil:
+	case known != named:
+		return action.Resource{}, tools.BadArgument("%s %s: write it as v1 %s; both are one store, and rules and approvers see one form of each kind", kind, apiVersion, kind)
+	case written.Resource.Version != mapping.Resource.Version:
+		return action.Resource{}, tools.BadArgument("%s %s: write it as %s, the version that this cluster prefers; rules and approvers see one form of each kind",
+			kind, apiVersion, mapping.GroupVersionKind.GroupVersion())
 	}
 	return action.Resource{
 		Group: mapping.Resource.Group, Version: mapping.Resource.Version, Resource: mapping.Resource.Resource,

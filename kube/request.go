@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,7 @@ func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID, uid st
 	}
 	var object struct {
 		Metadata struct {
+			Name            string `json:"name"`
 			UID             string `json:"uid"`
 			ResourceVersion string `json:"resourceVersion"`
 		} `json:"metadata"`
@@ -49,7 +51,7 @@ func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID, uid st
 		} `json:"details"` // of the Status that a deletion may answer with
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(response.Body, &object); err == nil {
-		response.UID, response.ResourceVersion = object.Metadata.UID, object.Metadata.ResourceVersion
+		response.Name, response.UID, response.ResourceVersion = object.Metadata.Name, object.Metadata.UID, object.Metadata.ResourceVersion
 		if response.UID == "" {
 			response.UID = object.Details.UID
 		}
@@ -58,20 +60,23 @@ func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID, uid st
 }
 
 // Preview implements gate.Cluster: the live object first, then the same
-// request as a dry run.
+// request as a dry run. A creation has no live object: where one of its name is
+// there, the API server refuses the dry run.
 func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error) {
 	one, err := c.get(a.Cluster)
 	if err != nil {
 		return action.Preview{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 	}
-	get := action.Action{Cluster: a.Cluster, Verb: action.Get, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name}
-	live, err := one.object(ctx, get, auditID(), false)
-	var refused *gate.APIError
-	if errors.As(err, &refused) && refused.Code == 404 && a.Options.PatchType == action.ApplyPatch {
-		live, err = nil, nil // an apply creates what is missing
-	}
-	if err != nil {
-		return action.Preview{}, err
+	var live map[string]any
+	if a.Verb != action.Create {
+		get := action.Action{Cluster: a.Cluster, Verb: action.Get, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name}
+		live, err = one.object(ctx, get, auditID(), false)
+		if notFound(err) && a.Options.PatchType == action.ApplyPatch {
+			live, err = nil, nil // an apply creates what is missing
+		}
+		if err != nil {
+			return action.Preview{}, err
+		}
 	}
 	result, err := one.object(ctx, a, auditID(), true)
 	if err != nil {
@@ -81,6 +86,29 @@ func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() 
 		result = nil // what came back is the object that would go, or a Status
 	}
 	return action.NewPreview(live, result), nil
+}
+
+// Namespace implements gate.Cluster.
+func (c *Clusters) Namespace(ctx context.Context, clusterName, name, auditID string) (map[string]any, error) {
+	one, err := c.get(clusterName)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	if name == "" { // it would be a list of all of them
+		return nil, fmt.Errorf("%w: no namespace is named", gate.ErrNotSent)
+	}
+	namespace, err := one.object(ctx, action.Action{
+		Cluster: clusterName, Verb: action.Get, Resource: action.Resource{Version: "v1", Resource: "namespaces", Kind: "Namespace"}, Name: name,
+	}, auditID, false)
+	if notFound(err) {
+		return nil, nil
+	}
+	return namespace, err
+}
+
+func notFound(err error) bool {
+	var refused *gate.APIError
+	return errors.As(err, &refused) && refused.Code == http.StatusNotFound
 }
 
 // object sends a request and decodes the object that it answers with.
@@ -144,6 +172,9 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 		if err != nil {
 			return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 		}
+		if a.Verb == action.Create { // a patch has said what its body is
+			req = req.SetHeader("Content-Type", "application/json")
+		}
 		req = req.Body(body).Param("fieldValidation", metav1.FieldValidationStrict)
 		if dryRun {
 			req = req.Param("dryRun", metav1.DryRunAll)
@@ -160,7 +191,7 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 	var response gate.Response
 	result.StatusCode(&response.Code)
 	if err := result.Error(); err != nil {
-		return response, withoutValues(a, apiError(err))
+		return response, withHint(a, withoutValues(a, withoutObject(a, apiError(err))))
 	}
 	response.Body, _ = result.Raw()
 	return response, nil
@@ -202,7 +233,7 @@ func path(a action.Action) []string {
 		segments = append(segments, "namespaces", a.Namespace)
 	}
 	segments = append(segments, a.Resource.Resource)
-	if a.Name != "" {
+	if a.Name != "" && (a.Verb != action.Create || a.Subresource != "") { // a new object's name stands in it
 		segments = append(segments, a.Name)
 	}
 	if a.Subresource != "" {
@@ -244,6 +275,38 @@ func parameters(req *rest.Request, a action.Action) *rest.Request {
 	return req
 }
 
+// withHint adds what to do about a refusal whose words do not say it.
+func withHint(a action.Action, err error) error {
+	var refused *gate.APIError
+	if a.Options.PatchType == action.StrategicMergePatch && errors.As(err, &refused) && refused.Code == http.StatusUnsupportedMediaType {
+		hinted := *refused
+		hinted.Message += ": only built-in kinds take a strategic merge patch; use type merge"
+		return &hinted
+	}
+	return err
+}
+
+// withoutObject leaves out the object that the API server quotes whole where a
+// patch does not make a valid one of it: whoever may patch an object need not be
+// one who may read it, and nothing is masked within a quotation.
+func withoutObject(a action.Action, err error) error {
+	const quotes = "patch: Invalid value: "
+	var refused *gate.APIError
+	if a.Verb != action.Patch || !errors.As(err, &refused) {
+		return err
+	}
+	before, quoted, found := strings.Cut(refused.Message, quotes)
+	if !found {
+		return err
+	}
+	object, _ := strconv.QuotedPrefix(quoted)
+	why := strings.TrimPrefix(quoted[len(object):], ": ")
+	if object == "" {
+		why = "(left out)" // quoted in a way of its own
+	}
+	return &gate.APIError{Code: refused.Code, Reason: refused.Reason, Message: strings.TrimSpace(before + quotes + why)}
+}
+
 // withoutValues leaves out the API server's words where they can repeat the
 // value of a Secret: it quotes what does not fit.
 func withoutValues(a action.Action, err error) error {
@@ -262,8 +325,9 @@ func withoutValues(a action.Action, err error) error {
 	return &gate.APIError{Code: refused.Code, Reason: refused.Reason, Message: text}
 }
 
-// notDeclared is the most frequent mistake, and names only a field.
-var notDeclared = regexp.MustCompile(`\.[A-Za-z0-9.]{1,100}: field not declared in schema`)
+// notDeclared is the most frequent mistake, and names only a field: the words
+// for an apply, and those for a creation or another patch.
+var notDeclared = regexp.MustCompile(`\.[A-Za-z0-9.]{1,100}: field not declared in schema|unknown field "[A-Za-z0-9.]{1,100}"`)
 
 // apiError tells gate what kind of failure it was: the API server's own refusal,
 // a request that never left, or one of which nothing is known.

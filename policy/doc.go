@@ -4,7 +4,7 @@
 //
 // It is pure. It reads policy files and compiles their CEL once; it never looks
 // at a cluster. When a decision hangs on the object or on what would change, it
-// says so (Decision.NeedsPreview) and gate asks again with the Preview.
+// says so (Decision.Needs) and gate asks again with what it has read.
 //
 // deny beats require_approval beats allow. What no rule matches is denied, and
 // so is what a rule cannot be evaluated for.

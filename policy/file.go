@@ -2,6 +2,7 @@ package policy
 
 import (
 	"crypto/sha256"
+	_ "embed" // guards.yaml
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -28,7 +29,13 @@ type file struct {
 		Name string `yaml:"name"`
 	} `yaml:"metadata"`
 	Spec struct {
-		Rules []ruleSpec `yaml:"rules"`
+		// Mode is enforce, which is also meant when it is absent, or shadow: the
+		// rules and limits are decided and recorded, and refuse nothing.
+		Mode   string      `yaml:"mode"`
+		Rules  []ruleSpec  `yaml:"rules"`
+		Limits []limitSpec `yaml:"limits"`
+		// GuardsOff names built-in guards that are not in force.
+		GuardsOff []string `yaml:"guardsOff"`
 	} `yaml:"spec"`
 }
 
@@ -41,8 +48,8 @@ type ruleSpec struct {
 	// Match says which requests the rule is about. Every field that is given
 	// must match; entries within one are alternatives.
 	Match matchSpec `yaml:"match"`
-	// When is a CEL expression over principal, tool, args, action, object,
-	// oldObject, diff and now that must be true as well.
+	// When is a CEL expression that must be true as well; docs/policy.md has its
+	// variables.
 	When string `yaml:"when"`
 	// Message is what a refused caller is told, and an approver is shown.
 	Message string `yaml:"message"`
@@ -75,68 +82,152 @@ type matchSpec struct {
 	Subresources []string `yaml:"subresources"`
 	Namespaces   []string `yaml:"namespaces"`
 	Names        []string `yaml:"names"`
+	// NamespaceSelector selects by the labels of the request's Namespace, as it
+	// is now in the cluster.
+	NamespaceSelector *selectorSpec `yaml:"namespaceSelector"`
+}
+
+// selectorSpec is a metav1.LabelSelector.
+type selectorSpec struct {
+	MatchLabels      map[string]string `yaml:"matchLabels"`
+	MatchExpressions []struct {
+		Key      string   `yaml:"key"`
+		Operator string   `yaml:"operator"`
+		Values   []string `yaml:"values"`
+	} `yaml:"matchExpressions"`
 }
 
 // verbs are those that rules may name: what the API server authorizes.
 var verbs = []string{action.Get, action.List, "watch", action.Create, action.Update, action.Patch, action.Delete, "deletecollection"}
 
-// Load reads and compiles every *.yaml and *.yml file of a directory, except
-// tests (*_test.yaml). approvers are the names of the approver sets that the
-// configuration defines. The error lists every mistake of every file; a
-// directory without a rule is a mistake, because it would deny everything and
-// nobody would mean that.
-func Load(dir fs.FS, approvers []string) (*Set, error) {
-	names, err := fs.ReadDir(dir, ".")
-	if err != nil {
-		return nil, fmt.Errorf("reading policy directory: %w", err)
-	}
-	set := &Set{}
-	hash := sha256.New()
-	lines := map[string]strictyaml.Problem{}
-	var problems strictyaml.Problems
-	for _, entry := range names {
-		name := entry.Name()
-		yaml := strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
-		if entry.IsDir() || !yaml || strings.HasSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".yaml"), ".yml"), "_test") || strings.HasPrefix(name, ".") {
-			continue
-		}
-		data, err := fs.ReadFile(dir, name)
-		if err != nil {
-			return nil, fmt.Errorf("reading policy: %w", err)
-		}
-		fmt.Fprintf(hash, "%s %d\n", name, len(data))
-		hash.Write(data)
+// Known is what rules may name. A nil list is not checked against.
+type Known struct {
+	// Approvers and Clusters are what the configuration defines.
+	Approvers, Clusters []string
+	// Tools are the tools that this server has, with what each can do at most.
+	Tools map[string][]action.Scope
+	// Resources are the names (action.Resource.GroupResource) of the kinds that
+	// every cluster has.
+	Resources []string
+}
 
-		var files []*file
-		documents, err := strictyaml.Decode(name, data, func() any {
-			files = append(files, &file{})
-			return files[len(files)-1]
-		})
-		var found strictyaml.Problems
-		if errors.As(err, &found) {
-			problems = append(problems, found...)
-		}
-		for i, document := range documents {
-			if len(found) == 0 {
-				problems = append(problems, document.Empty()...)
-			}
-			problems = append(problems, set.add(document, files[i], approvers, lines)...)
-		}
+// guards are the built-in rules and limits. They are read by the same code.
+//
+//go:embed guards.yaml
+var guards []byte
+
+// guardPrefix begins the names of the built-in guards, and of nothing else.
+const guardPrefix = "guard:"
+
+// loader gathers what is wrong while the files are read.
+type loader struct {
+	set      *Set
+	known    Known
+	names    map[string]strictyaml.Problem // where each name was first given
+	off      map[string]strictyaml.Problem // guards switched off, and where
+	problems strictyaml.Problems
+}
+
+// Load reads and compiles every *.yaml and *.yml file of a directory, except
+// tests (*_test.yaml) and hidden files, and the built-in guards. Approver sets,
+// clusters, tools and kinds that rules name must be known. The error lists every
+// mistake of every file; a directory without a rule is a mistake, because it
+// would deny everything and nobody would mean that.
+func Load(dir fs.FS, known Known) (*Set, error) {
+	files, digest, err := read(dir)
+	if err != nil {
+		return nil, err
 	}
-	if len(problems) > 0 {
-		return nil, problems
+	l := loader{set: &Set{digest: digest}, known: known, names: map[string]strictyaml.Problem{}, off: map[string]strictyaml.Problem{}}
+	for _, f := range files {
+		l.read(f.name, f.data, false)
 	}
-	if len(set.rules) == 0 {
+	if len(l.problems) == 0 && len(l.set.rules) == 0 {
 		return nil, errors.New("holds no policy rule: everything would be denied; put at least one *.yaml file with kind: Policy there")
 	}
-	set.digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
-	return set, nil
+	l.read("guards.yaml", guards, true)
+	for name, where := range l.off {
+		if _, ok := l.names[name]; !ok || !strings.HasPrefix(name, guardPrefix) {
+			where.Text = fmt.Sprintf("guardsOff: there is no guard %q", name)
+			l.problems = append(l.problems, where)
+		}
+	}
+	if len(l.problems) > 0 {
+		return nil, l.problems
+	}
+	l.set.warnings = shadowed(l.set.rules)
+	return l.set, nil
+}
+
+// Digest is that of the set that Load would make of a directory, whether it is
+// one or not: another digest means that something was changed.
+func Digest(dir fs.FS) (string, error) {
+	_, digest, err := read(dir)
+	return digest, err
+}
+
+type source struct {
+	name string
+	data []byte
+}
+
+// read gives the policy files of a directory, and the digest over them and the
+// built-in guards.
+func read(dir fs.FS) ([]source, string, error) {
+	entries, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		return nil, "", fmt.Errorf("reading policy directory: %w", err)
+	}
+	var files []source
+	hash := sha256.New()
+	for _, entry := range entries {
+		if entry.IsDir() || !isPolicy(entry.Name()) {
+			continue
+		}
+		data, err := fs.ReadFile(dir, entry.Name())
+		if err != nil {
+			return nil, "", fmt.Errorf("reading policy: %w", err)
+		}
+		fmt.Fprintf(hash, "%s %d\n", entry.Name(), len(data))
+		hash.Write(data)
+		files = append(files, source{entry.Name(), data})
+	}
+	hash.Write(guards)
+	return files, "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// isPolicy reports whether a file of the folder is part of the policy.
+func isPolicy(name string) bool {
+	base, yaml := strings.CutSuffix(name, ".yaml")
+	if !yaml {
+		base, yaml = strings.CutSuffix(name, ".yml")
+	}
+	return yaml && !strings.HasSuffix(base, "_test") && !strings.HasPrefix(name, ".")
+}
+
+// read checks one file and compiles its rules into the set.
+func (l *loader) read(name string, data []byte, guard bool) {
+	var files []*file
+	documents, err := strictyaml.Decode(name, data, func() any {
+		files = append(files, &file{})
+		return files[len(files)-1]
+	})
+	var found strictyaml.Problems
+	if errors.As(err, &found) {
+		l.problems = append(l.problems, found...)
+	}
+	for i, document := range documents {
+		if len(found) == 0 {
+			l.problems = append(l.problems, document.Empty()...)
+		}
+		l.add(document, files[i], guard)
+	}
 }
 
 // add checks one document and compiles its rules into the set.
-func (s *Set) add(document *strictyaml.Document, f *file, approvers []string, seen map[string]strictyaml.Problem) (problems strictyaml.Problems) {
+func (l *loader) add(document *strictyaml.Document, f *file, guard bool) {
 	report := func(path []any, format string, args ...any) {
-		problems = append(problems, document.Problem(path, format, args...))
+		l.problems = append(l.problems, document.Problem(path, format, args...))
 	}
 	if f.APIVersion != apiVersion {
 		report([]any{"apiVersion"}, "apiVersion is %q; %q is understood", f.APIVersion, apiVersion)
@@ -147,34 +238,78 @@ func (s *Set) add(document *strictyaml.Document, f *file, approvers []string, se
 	if f.Metadata.Name == "" {
 		report([]any{"metadata"}, "metadata.name is missing")
 	}
-	for i, spec := range f.Spec.Rules {
-		at := func(path ...any) []any { return append([]any{"spec", "rules", i}, path...) }
-		complain := func(path []any, format string, args ...any) {
-			report(path, "rule %s: %s", spec.Name, fmt.Sprintf(format, args...))
+	shadow := f.Spec.Mode == "shadow"
+	if f.Spec.Mode != "" && f.Spec.Mode != "enforce" && !shadow {
+		report([]any{"spec", "mode"}, "mode is %q; enforce or shadow", f.Spec.Mode)
+	}
+	for i, name := range f.Spec.GuardsOff {
+		if l.off[name] = document.Problem([]any{"spec", "guardsOff", i}, ""); shadow {
+			report([]any{"spec", "guardsOff"}, "guardsOff takes effect at once: put it into a document in mode enforce")
 		}
-		if spec.Name == "" {
-			report(at(), "rule %d has no name", i+1)
+	}
+	for i, spec := range f.Spec.Rules {
+		at, ok := l.name(document, guard, "rule", spec.Name, "spec", "rules", i)
+		if !ok {
 			continue
 		}
-		here := document.Problem(at("name"), "")
-		if first, dup := seen[spec.Name]; dup {
-			complain(at("name"), "name is used already, at %s:%d", first.File, first.Line)
-		}
-		seen[spec.Name] = here
-		r, errs := compile(spec)
-		for _, e := range errs {
-			complain(at(e.path...), "%s", e.text)
-		}
-		if spec.Approval != nil {
-			for _, name := range spec.Approval.Approvers {
-				if !slices.Contains(approvers, name) {
-					complain(at("approval", "approvers"), "approver set %q is not defined under approvers in the configuration", name)
-				}
+		r, mistakes := compile(spec)
+		mistakes = append(mistakes, l.unknown(spec.Match)...)
+		for i, name := range approversOf(spec) {
+			if l.known.Approvers != nil && !slices.Contains(l.known.Approvers, name) {
+				mistakes = append(mistakes, mistake{[]any{"approval", "approvers", i}, fmt.Sprintf("approver set %q is not defined under approvers in the configuration", name)})
 			}
 		}
-		s.rules = append(s.rules, r)
+		for _, m := range mistakes {
+			report(append(at, m.path...), "rule %s: %s", spec.Name, m.text)
+		}
+		r.shadow, r.guard, r.file, r.line = shadow, guard, document.File, document.Problem(at, "").Line
+		l.set.rules = append(l.set.rules, r)
+		l.set.shadows = l.set.shadows || shadow
 	}
-	return problems
+	for i, spec := range f.Spec.Limits {
+		at, ok := l.name(document, guard, "limit", spec.Name, "spec", "limits", i)
+		if !ok {
+			continue
+		}
+		limit, mistakes := compileLimit(spec)
+		for _, m := range append(mistakes, l.unknown(spec.Match)...) {
+			report(append(at, m.path...), "limit %s: %s", spec.Name, m.text)
+		}
+		limit.Shadow = shadow
+		l.set.limits = append(l.set.limits, limit)
+	}
+}
+
+// name checks the name of a rule or limit, and reports whether it is to be
+// added: a guard that is switched off is not.
+func (l *loader) name(document *strictyaml.Document, guard bool, what, name string, at ...any) ([]any, bool) {
+	at = slices.Clip(at)
+	here := document.Problem(append(at, "name"), "")
+	report := func(where strictyaml.Problem, format string, args ...any) {
+		where.Text = fmt.Sprintf(format, args...)
+		l.problems = append(l.problems, where)
+	}
+	first, dup := l.names[name]
+	switch {
+	case name == "":
+		report(document.Problem(at, ""), "%s %d has no name", what, at[len(at)-1].(int)+1)
+		return at, false
+	case dup:
+		report(here, "%s %s: name is used already, at %s:%d", what, name, first.File, first.Line)
+	case !guard && strings.HasPrefix(name, guardPrefix):
+		report(here, "%s %s: names that begin with %q are those of the built-in guards", what, name, guardPrefix)
+		return at, false
+	}
+	l.names[name] = here
+	_, off := l.off[name]
+	return at, !guard || !off
+}
+
+func approversOf(spec ruleSpec) []string {
+	if spec.Approval == nil {
+		return nil
+	}
+	return spec.Approval.Approvers
 }
 
 // mistake is a problem within one rule; path starts at the rule.
@@ -186,7 +321,11 @@ type mistake struct {
 func compile(spec ruleSpec) (*rule, []mistake) {
 	var mistakes []mistake
 	bad := func(text string, path ...any) { mistakes = append(mistakes, mistake{path, text}) }
-	r := &rule{name: spec.Name, effect: Effect(spec.Effect), message: spec.Message, match: compileMatch(spec.Match)}
+	r := &rule{name: spec.Name, effect: Effect(spec.Effect), message: spec.Message}
+	var err error
+	if r.match, err = compileMatch(spec.Match); err != nil {
+		bad("namespaceSelector: "+err.Error(), "match", "namespaceSelector")
+	}
 
 	switch r.effect {
 	case Allow, Deny:
@@ -218,14 +357,8 @@ func compile(spec ruleSpec) (*rule, []mistake) {
 	default:
 		bad(fmt.Sprintf("effect is %q; allow, require_approval or deny", spec.Effect), "effect")
 	}
-	for _, verb := range spec.Match.Verbs {
-		verb = strings.TrimPrefix(verb, "!")
-		if verb != "*" && !slices.Contains(verbs, verb) {
-			bad(fmt.Sprintf("unknown verb %q; one of %s", verb, strings.Join(verbs, ", ")), "match", "verbs")
-		}
-	}
+	mistakes = append(mistakes, checkMatch(spec.Match)...)
 	if spec.When != "" {
-		var err error
 		if r.when, err = compileCondition(spec.When); err != nil {
 			bad("when: "+err.Error(), "when")
 		}

@@ -14,13 +14,39 @@ import (
 
 const header = "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules:\n"
 
-// Each row is a file, with "<1>", "<2>", ... at the end of the lines that have
+// mistakeRow is a file, with "<1>", "<2>", ... at the end of the lines that have
 // a mistake, and what is said of each.
+type mistakeRow struct {
+	name, file string
+	want       []string
+}
+
+func (row mistakeRow) run(t *testing.T, known Known) {
+	t.Helper()
+	t.Run(row.name, func(t *testing.T) {
+		text, lines := marked(row.file, len(row.want))
+		_, err := Load(fstest.MapFS{"p.yaml": {Data: []byte(text)}}, known)
+		var got, want []string
+		var problems strictyaml.Problems
+		if !errors.As(err, &problems) {
+			t.Fatalf("got %v; want Problems", err)
+		}
+		for _, p := range problems {
+			got = append(got, p.Error())
+		}
+		for i, text := range row.want {
+			want = append(want, strictyaml.Problem{File: "p.yaml", Line: lines[i], Text: text}.Error())
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
 func TestLoadReportsEveryMistakeWithItsLine(t *testing.T) {
-	for _, row := range []struct {
-		name, file string
-		want       []string
-	}{
+	for _, row := range []mistakeRow{
 		{"unknown key of a rule", header + `
   - name: r
     effect: allow
@@ -28,8 +54,8 @@ func TestLoadReportsEveryMistakeWithItsLine(t *testing.T) {
 		{"unknown key at the top", "specs: {} <1>\n" + header + `  - {name: r, effect: allow}`, []string{`unknown key "specs"`}},
 		{"unknown key under metadata", strings.Replace(header, "metadata: {name: p}", "metadata: {name: p, label: x} <1>", 1) + `  - {name: r, effect: allow}`,
 			[]string{`unknown key "label"`}},
-		{"unknown key under spec", "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  mode: shadow <1>\n  rules: [{name: r, effect: allow}]",
-			[]string{`unknown key "mode"`}},
+		{"unknown key under spec", "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  modus: shadow <1>\n  rules: [{name: r, effect: allow}]",
+			[]string{`unknown key "modus"`}},
 		{"unknown key under match", header + `
   - name: r
     effect: allow
@@ -198,26 +224,7 @@ spec:
 			`rule a: name is used already, at p.yaml:7`,
 		}},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			text, lines := marked(row.file, len(row.want))
-			_, err := load(fstest.MapFS{"p.yaml": {Data: []byte(text)}})
-			var got, want []string
-			var problems strictyaml.Problems
-			if !errors.As(err, &problems) {
-				t.Fatalf("got %v; want Problems", err)
-			}
-			for _, p := range problems {
-				got = append(got, p.Error())
-			}
-			for i, text := range row.want {
-				want = append(want, strictyaml.Problem{File: "p.yaml", Line: lines[i], Text: text}.Error())
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			if !slices.Equal(got, want) {
-				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-			}
-		})
+		row.run(t, Known{Approvers: approverSets})
 	}
 }
 
@@ -286,14 +293,14 @@ func TestLoadNothing(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, set, err)
 		}
 	}
-	if set, err := Load(fstest.MapFS{"p": {Data: []byte("a file")}}, nil); err == nil || set != nil {
+	if set, err := Load(fstest.MapFS{"p": {Data: []byte("a file")}}, Known{}); err == nil || set != nil {
 		t.Errorf("no YAML: %v, %v", set, err)
 	}
 	absent, err := fstest.MapFS{}.Sub("absent")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set, err := Load(absent, nil); err == nil || set != nil || !strings.HasPrefix(err.Error(), "reading policy directory: ") {
+	if set, err := Load(absent, Known{}); err == nil || set != nil || !strings.HasPrefix(err.Error(), "reading policy directory: ") {
 		t.Errorf("absent directory: %v, %v", set, err)
 	}
 }
@@ -364,16 +371,16 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		preview := action.NewPreview(nil, map[string]any{"spec": map[string]any{}})
-		d := set.Decide(Request{Principal: &action.Principal{}, Tool: "t", Action: &action.Action{Verb: action.Patch}, Preview: &preview, Now: noon})
-		if d.NeedsPreview || !slices.Contains([]Effect{Allow, RequireApproval, Deny}, d.Effect) {
+		d := set.Decide(Request{Principal: &action.Principal{}, Tool: "t", Action: &action.Action{Verb: action.Patch}, Preview: &preview, NamespaceRead: true, Now: noon})
+		if d.Needs != 0 || !slices.Contains([]Effect{Allow, RequireApproval, Deny}, d.Effect) {
 			t.Errorf("decision %+v", d)
 		}
 	})
 }
 
-// BenchmarkDecide500 decides against 500 rules, half of them with a condition.
-// What it costs hangs on how many conditions are evaluated, so on how many
-// rules are about the request at hand.
+// BenchmarkDecide500 decides against 500 rules and the built-in guards. What it
+// costs hangs on how many conditions are evaluated, so on how many rules are
+// about the request at hand, and not on how many rules have one.
 func BenchmarkDecide500(b *testing.B) {
 	result := map[string]any{"metadata": map[string]any{"labels": map[string]any{"team": "bot"}}, "spec": map[string]any{"replicas": int64(3)}}
 	preview := action.NewPreview(nil, result)
@@ -382,16 +389,17 @@ func BenchmarkDecide500(b *testing.B) {
 		Tool:      "scale_deployment", Args: map[string]any{"replicas": int64(3)}, Preview: &preview, Now: noon,
 		Action: &action.Action{
 			Cluster: "local", Verb: action.Patch, Subresource: "scale", Namespace: "shop", Name: "web",
+			Body:     map[string]any{"spec": map[string]any{"replicas": int64(3)}},
 			Resource: action.Resource{Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
 		},
 	}
-	for _, evaluated := range []int{5, 50} {
-		b.Run(fmt.Sprintf("evaluated=%d", evaluated), func(b *testing.B) {
-			set, err := load(fstest.MapFS{"p.yaml": {Data: []byte(manyRules(500, evaluated))}})
+	for _, row := range []struct{ conditions, evaluated int }{{250, 5}, {250, 50}, {500, 10}} {
+		b.Run(fmt.Sprintf("conditions=%d/evaluated=%d", row.conditions, row.evaluated), func(b *testing.B) {
+			set, err := load(fstest.MapFS{"p.yaml": {Data: []byte(manyRules(500, row.conditions, row.evaluated))}})
 			if err != nil {
 				b.Fatal(err)
 			}
-			if d := set.Decide(req); d.Effect != Allow || len(d.Rules) != evaluated {
+			if d := set.Decide(req); d.Effect != Allow || len(d.Rules) != row.evaluated {
 				b.Fatalf("decision %+v", d)
 			}
 			b.ReportAllocs()
@@ -402,18 +410,19 @@ func BenchmarkDecide500(b *testing.B) {
 	}
 }
 
-// manyRules writes n rules, every other one with a condition; so many of those
-// are about namespace shop, and the rest about others.
-func manyRules(n, about int) string {
+// manyRules writes n rules, so many of them with a condition; some of those are
+// about namespace shop, and the rest about others.
+func manyRules(n, conditions, about int) string {
 	var rules strings.Builder
 	rules.WriteString(header)
 	for i := range n {
 		effect, namespaces := "deny", fmt.Sprintf(`["team-%d-*", "!kube-*"]`, i%40)
-		if i%2 == 0 && i/2 < about {
+		every := n / conditions
+		if i%every == 0 && i/every < about {
 			effect, namespaces = "allow", `["sh*", "!kube-*"]`
 		}
 		fmt.Fprintf(&rules, "  - name: rule-%d\n    effect: %s\n    match: {principals: {groups: [agents, 'team-*']}, namespaces: %s, resources: [deployments.apps, pods]}\n", i, effect, namespaces)
-		if i%2 == 0 {
+		if i%every == 0 {
 			fmt.Fprintf(&rules, "    when: object.spec.replicas <= %d && object.metadata.labels.team == principal.username && args.replicas > 0\n", 10+i)
 		}
 	}

@@ -4,57 +4,38 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
 	"countersign/action"
 )
 
-// patterns is one match field: globs of which one must match, and globs
-// behind "!" of which none may. An absent field matches everything.
-type patterns struct {
-	include, exclude []string
+// pattern is one entry of a match field: a text in which "*" stands for any run
+// of characters. There is no other special character.
+type pattern struct {
+	text string
+	// head is what stands before the first "*", or the whole text.
+	head string
+	star bool // there is a "*"
+	tail bool // there is more behind it
 }
 
-func compilePatterns(list []string) patterns {
-	var p patterns
-	for _, s := range list {
-		if rest, not := strings.CutPrefix(s, "!"); not {
-			p.exclude = append(p.exclude, rest)
-		} else {
-			p.include = append(p.include, s)
-		}
+func newPattern(text string) pattern {
+	head, tail, star := strings.Cut(text, "*")
+	return pattern{text, head, star, tail != ""}
+}
+
+func (p *pattern) match(s string) bool {
+	switch {
+	case !p.star:
+		return p.text == s
+	case !strings.HasPrefix(s, p.head):
+		return false
 	}
-	return p
+	return !p.tail || glob(p.text, s)
 }
 
-func (p patterns) absent() bool { return len(p.include) == 0 && len(p.exclude) == 0 }
-
-func (p patterns) match(s string) bool {
-	matches := func(pattern string) bool { return glob(pattern, s) }
-	return (len(p.include) == 0 || slices.ContainsFunc(p.include, matches)) && !slices.ContainsFunc(p.exclude, matches)
-}
-
-// matchAny reports whether one of several values, such as groups, matches. An
-// excluded value anywhere in the list means no match.
-func (p patterns) matchAny(values []string) bool {
-	if p.absent() {
-		return true
-	}
-	for _, pattern := range p.exclude {
-		if slices.ContainsFunc(values, func(s string) bool { return glob(pattern, s) }) {
-			return false
-		}
-	}
-	return len(p.include) == 0 || slices.ContainsFunc(p.include, func(pattern string) bool {
-		return slices.ContainsFunc(values, func(s string) bool { return glob(pattern, s) })
-	})
-}
-
-// everything reports whether the field matches every possible value.
-func (p patterns) everything() bool {
-	return len(p.exclude) == 0 && (len(p.include) == 0 || slices.Contains(p.include, "*"))
-}
-
-// glob matches with "*" for any run of characters, as in Kubernetes' own
-// wildcards; there is no other special character.
+// glob matches with "*" for any run of characters, as in Kubernetes' own wildcards.
 func glob(pattern, s string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
@@ -77,15 +58,112 @@ func glob(pattern, s string) bool {
 	}
 }
 
+// patterns is one match field: patterns of which one must match, and patterns
+// behind "!" of which none may. An absent field matches everything.
+type patterns struct {
+	include, exclude []pattern
+}
+
+func compilePatterns(list []string) patterns {
+	var p patterns
+	for _, s := range list {
+		if rest, not := strings.CutPrefix(s, "!"); not {
+			p.exclude = append(p.exclude, newPattern(rest))
+		} else {
+			p.include = append(p.include, newPattern(s))
+		}
+	}
+	return p
+}
+
+func (p *patterns) absent() bool { return len(p.include) == 0 && len(p.exclude) == 0 }
+
+func (p *patterns) match(s string) bool {
+	for i := range p.exclude {
+		if p.exclude[i].match(s) {
+			return false
+		}
+	}
+	for i := range p.include {
+		if p.include[i].match(s) {
+			return true
+		}
+	}
+	return len(p.include) == 0
+}
+
+// matchAny reports whether one of several values, such as groups, matches. An
+// excluded value anywhere in the list means no match.
+func (p *patterns) matchAny(values []string) bool {
+	for i := range p.exclude {
+		if slices.ContainsFunc(values, p.exclude[i].match) {
+			return false
+		}
+	}
+	for i := range p.include {
+		if slices.ContainsFunc(values, p.include[i].match) {
+			return true
+		}
+	}
+	return len(p.include) == 0
+}
+
+// everything reports whether the field matches every possible value.
+func (p *patterns) everything() bool {
+	return len(p.exclude) == 0 && (len(p.include) == 0 || p.includes("*"))
+}
+
+// includes reports whether this very text is one of the entries.
+func (p *patterns) includes(text string) bool {
+	return slices.ContainsFunc(p.include, func(in pattern) bool { return in.text == text })
+}
+
+func (p *patterns) String() string {
+	all := make([]string, 0, len(p.include)+len(p.exclude))
+	for _, s := range p.include {
+		all = append(all, s.text)
+	}
+	for _, s := range p.exclude {
+		all = append(all, "!"+s.text)
+	}
+	return "[" + strings.Join(all, ", ") + "]"
+}
+
+// verbSet is a set of the verbs, one bit each in the order of verbs.
+type verbSet uint16
+
+func verbsMatching(p patterns) (set verbSet) {
+	for i, verb := range verbs {
+		if p.match(verb) {
+			set |= 1 << i
+		}
+	}
+	return set
+}
+
+func verbsOf(list []string) (set verbSet) {
+	for _, verb := range list {
+		i := slices.Index(verbs, verb)
+		if i < 0 {
+			return 0 // a verb that rules cannot name is not allowed by any
+		}
+		set |= 1 << i
+	}
+	return set
+}
+
 type match struct {
 	subjects, groups, issuers, clients patterns
 	clusters, tools, verbs             patterns
 	resources, subresources            patterns
 	namespaces, names                  patterns
+	verbSet                            verbSet
+	// selector is nil where the rule has no namespaceSelector.
+	selector labels.Selector
 }
 
-func compileMatch(spec matchSpec) match {
-	return match{
+func compileMatch(spec matchSpec) (match, error) {
+	m := match{
 		subjects:     compilePatterns(spec.Principals.Subjects),
 		groups:       compilePatterns(spec.Principals.Groups),
 		issuers:      compilePatterns(spec.Principals.Issuers),
@@ -98,46 +176,126 @@ func compileMatch(spec matchSpec) match {
 		namespaces:   compilePatterns(spec.Namespaces),
 		names:        compilePatterns(spec.Names),
 	}
+	m.verbSet = verbsMatching(m.verbs)
+	if spec.NamespaceSelector == nil {
+		return m, nil
+	}
+	selector := metav1.LabelSelector{MatchLabels: spec.NamespaceSelector.MatchLabels}
+	for _, e := range spec.NamespaceSelector.MatchExpressions {
+		selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{
+			Key: e.Key, Operator: metav1.LabelSelectorOperator(e.Operator), Values: e.Values,
+		})
+	}
+	var err error
+	m.selector, err = metav1.LabelSelectorAsSelector(&selector)
+	return m, err
 }
 
-// caller reports whether the rule is about this principal and tool.
-func (m *match) caller(p *action.Principal, tool string) bool {
-	return m.tools.match(tool) && m.subjects.match(p.Subject) && m.issuers.match(p.Issuer) &&
-		m.clients.match(p.Client) && m.groups.matchAny(p.Groups)
+// target is what match looks at in a request, worked out once for all rules.
+type target struct {
+	principal                            *action.Principal
+	tool                                 string
+	cluster, resource, subresource, name string
+	verbs                                verbSet
+	// namespace is where the object lies. wide means that the request is about
+	// every namespace; outside, that its object lies in none.
+	namespace     string
+	wide, outside bool
 }
 
-// request reports whether the rule is about this request. strict is true for
-// an allow rule, which must be about the whole of it; a rule that restricts
-// needs to be about any part of it. That matters where one request is several
-// things: an apply creates or patches, a list goes over all namespaces.
-func (m *match) request(a *action.Action, strict bool) bool {
-	if !m.clusters.match(a.Cluster) || !m.resources.match(a.Resource.GroupResource()) || !m.subresources.match(a.Subresource) {
-		return false
+func targetOf(req *Request) target {
+	a := req.Action
+	t := target{
+		principal: req.Principal, tool: req.Tool,
+		cluster: a.Cluster, resource: a.Resource.GroupResource(), subresource: a.Subresource, name: a.Name,
+		verbs: verbsOf(a.Verbs()), namespace: NamespaceOf(a),
 	}
-	covered := 0
-	all := a.Verbs()
-	for _, verb := range all {
-		if m.verbs.match(verb) {
-			covered++
-		}
+	if t.namespace == "" {
+		t.wide = a.Resource.Namespaced || t.resource == "namespaces"
+		t.outside = !t.wide
 	}
-	if covered == 0 || strict && covered < len(all) {
-		return false
+	return t
+}
+
+// NamespaceOf is the namespace that a request is about; a Namespace lies in
+// itself, as the API server's authorizer sees it. Empty is none, or all.
+func NamespaceOf(a *action.Action) string {
+	if a.Resource.Group == "" && a.Resource.Resource == "namespaces" {
+		return a.Name
 	}
-	namespace := a.Namespace
-	if a.Resource.GroupResource() == "namespaces" {
-		namespace = a.Name // as the API server's authorizer sees it
+	return a.Namespace
+}
+
+// The match fields, as mismatch names them.
+const (
+	fieldTools        = "tools"
+	fieldSubjects     = "principals.subjects"
+	fieldGroups       = "principals.groups"
+	fieldIssuers      = "principals.issuers"
+	fieldClients      = "principals.clients"
+	fieldClusters     = "clusters"
+	fieldVerbs        = "verbs"
+	fieldResources    = "resources"
+	fieldSubresources = "subresources"
+	fieldNamespaces   = "namespaces"
+	fieldNames        = "names"
+	fieldSelector     = "namespaceSelector"
+)
+
+// caller names the first field by which the rule is not about this principal
+// and tool, or is empty.
+func (m *match) caller(p *action.Principal, tool string) string {
+	switch {
+	case !m.tools.match(tool):
+		return fieldTools
+	case !m.subjects.match(p.Subject):
+		return fieldSubjects
+	case !m.issuers.match(p.Issuer):
+		return fieldIssuers
+	case !m.clients.match(p.Client):
+		return fieldClients
+	case !m.groups.matchAny(p.Groups):
+		return fieldGroups
 	}
-	wideNamespace := namespace == "" && (a.Resource.Namespaced || a.Resource.GroupResource() == "namespaces")
-	if strict && namespace == "" && !wideNamespace && !m.namespaces.absent() && !slices.Contains(m.namespaces.include, "") {
+	return ""
+}
+
+// mismatch names the first field by which the rule is not about this request,
+// or is empty; the namespaceSelector comes later, because it needs the
+// Namespace. strict is true for an allow rule, which must be about the whole of
+// the request; a rule that restricts needs to be about any part of it. That
+// matters where one request is several things: an apply creates or patches, a
+// list goes over all namespaces.
+func (m *match) mismatch(t *target, strict bool) string {
+	covered := m.verbSet & t.verbs
+	if covered == 0 || strict && covered != t.verbs {
+		return fieldVerbs
+	}
+	switch {
+	case !m.resources.match(t.resource):
+		return fieldResources
+	case !m.subresources.match(t.subresource):
+		return fieldSubresources
+	case !m.clusters.match(t.cluster):
+		return fieldClusters
+	case !m.namespaces.absent() && !m.within(t, strict):
+		return fieldNamespaces
+	case !part(&m.names, t.name, t.name == "", strict):
+		return fieldNames
+	}
+	return m.caller(t.principal, t.tool)
+}
+
+func (m *match) within(t *target, strict bool) bool {
+	if strict && t.outside && !m.namespaces.includes("") {
 		return false // what is allowed in namespaces is not allowed outside of them
 	}
-	return part(m.namespaces, namespace, wideNamespace, strict) && part(m.names, a.Name, a.Name == "", strict)
+	return part(&m.namespaces, t.namespace, t.wide, strict)
 }
 
 // part matches a field that the request may leave open: wide means that the
 // request covers every value of it.
-func part(p patterns, value string, wide, strict bool) bool {
+func part(p *patterns, value string, wide, strict bool) bool {
 	switch {
 	case !wide:
 		return p.match(value)
@@ -147,21 +305,42 @@ func part(p patterns, value string, wide, strict bool) bool {
 	return true
 }
 
+// selects reports whether the namespaceSelector is about the request, given its
+// Namespace. What lies in no namespace is not selected; what is about all
+// namespaces, or about one that is not there, only by a rule that restricts.
+func (m *match) selects(t *target, namespace map[string]any, strict bool) bool {
+	switch {
+	case m.selector == nil:
+		return true
+	case t.outside:
+		return false
+	case t.wide || namespace == nil:
+		return !strict
+	}
+	set := labels.Set{}
+	meta, _ := namespace["metadata"].(map[string]any)
+	all, _ := meta["labels"].(map[string]any)
+	for key, value := range all {
+		set[key], _ = value.(string)
+	}
+	return m.selector.Matches(set)
+}
+
 // scope reports whether some request within the scope could match.
 func (m *match) scope(s action.Scope) bool {
 	if s.Resource != "" && !m.resources.match(s.Resource) || !m.subresources.match(s.Subresource) {
 		return false
 	}
-	return slices.ContainsFunc(s.Verbs, m.verbs.match)
+	return m.verbSet&verbsOf(s.Verbs) != 0
 }
 
 // wholeScope reports whether every request within the scope matches.
 func (m *match) wholeScope(s action.Scope) bool {
-	if !m.clusters.everything() || !m.namespaces.everything() || !m.names.everything() || !m.subresources.match(s.Subresource) {
+	if !m.clusters.everything() || !m.namespaces.everything() || !m.names.everything() || m.selector != nil || !m.subresources.match(s.Subresource) {
 		return false
 	}
 	if s.Resource == "" && !m.resources.everything() || s.Resource != "" && !m.resources.match(s.Resource) {
 		return false
 	}
-	return !slices.ContainsFunc(s.Verbs, func(verb string) bool { return !m.verbs.match(verb) })
+	return m.verbSet&verbsOf(s.Verbs) == verbsOf(s.Verbs)
 }

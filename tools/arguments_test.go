@@ -31,7 +31,11 @@ func TestBadArguments(t *testing.T) {
 		{"scale_deployment", `{"namespace":"shop","namespace":"shop","name":"web","replicas":1}`, `duplicate field "namespace"`},
 		{"get_operation", `{"op":{"a":1,"a":2}}`, `duplicate field "op.a"`},
 		{"apply_manifest", `{"manifest":"x","approve":true}`, `unknown argument "approve"; apply_manifest takes force, manifest, namespace, reason`},
+		{"create_resource", `{"manifest":"x","force":true}`, `unknown argument "force"; create_resource takes manifest, namespace, reason`},
+		{"patch_resource", `{"body":{}}`, `unknown argument "body"; patch_resource takes kind, name, namespace, patch, reason, type`},
 		// Missing.
+		{"create_resource", `{}`, `argument manifest is missing`},
+		{"patch_resource", `{"kind":"pods"}`, `argument name is missing; argument patch is missing`},
 		{"scale_deployment", ``, `argument name is missing; argument namespace is missing; argument replicas is missing`},
 		{"scale_deployment", `null`, `argument name is missing; argument namespace is missing; argument replicas is missing`},
 		{"scale_deployment", `{"namespace":"shop","name":"web"}`, `argument replicas is missing`},
@@ -47,7 +51,12 @@ func TestBadArguments(t *testing.T) {
 		{"get_pod_logs", `{"namespace":"shop","pod":"web","tail_lines":true}`, `argument tail_lines is true or false where a whole number is expected`},
 		{"get_operation", `{"op":7}`, `argument op is a number where text is expected`},
 		{"delete_resource", `{"kind":"pods","name":"web","namespace":"shop","grace_period_seconds":null}`, `argument grace_period_seconds is null where a whole number is expected`},
+		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":{"spec":{}}}`, `argument patch is an object where text is expected`},
+		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":"{}","type":null}`, `argument type is null where text is expected`},
 		// Ranges.
+		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":"{}","type":"apply"}`, `argument type is not one of [merge strategic json]`},
+		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":"{}","type":""}`, `argument type is not one of [merge strategic json]`},
+		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":"` + strings.Repeat("#", 4*maxManifest+1) + `"}`, `argument patch is longer than 4194304 characters`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":-1}`, `argument replicas is -1; from 0 to 10000 is expected`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":10001}`, `argument replicas is 10001; from 0 to 10000 is expected`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":99999999999999999999}`, `argument replicas is 1e+20; from 0 to 10000 is expected`},
@@ -80,6 +89,11 @@ func TestBadArguments(t *testing.T) {
 		{"get_resource", `{"kind":"pods","name":"x%2fexec","namespace":"shop"}`, `name "x%2fexec" `},
 		{"get_pod_logs", `{"namespace":"shop","pod":"web/exec"}`, `name "web/exec" `},
 		{"get_pod_logs", `{"namespace":"shop","pod":"web","container":"a/b?c"}`, ``}, // a parameter, not a path
+		{"patch_resource", `{"kind":"pods","name":"x","patch":"{a: 1}"}`, `pods live in namespaces: give namespace`},
+		{"patch_resource", `{"kind":"nodes","name":"x","namespace":"shop","patch":"{a: 1}"}`, `nodes do not live in namespaces: leave namespace out`},
+		{"patch_resource", `{"kind":"pods","name":"","namespace":"shop","patch":"{a: 1}"}`, `name is empty`},
+		{"patch_resource", `{"kind":"pods","name":"x/status","namespace":"shop","patch":"{a: 1}"}`, `name "x/status" `},
+		{"patch_resource", `{"kind":"frobs","name":"x","patch":"{a: 1}"}`, `cluster local serves no kind "frobs"`},
 		{"delete_resource", `{"kind":"pods","name":"` + strings.Repeat("x", 254) + `","namespace":"shop"}`, `name has 254 bytes; at most 253 are taken`},
 	} {
 		call, err := plan(t, tool(t, row.tool), row.args)
@@ -121,6 +135,23 @@ func TestBadArgumentsDoNotRepeatValues(t *testing.T) {
 			t.Errorf("%.80s: %v", args, err)
 		}
 	}
+	for _, patch := range []string{
+		`hunter2`, `- hunter2`, `password: *hunter2`, `{a: "hunter2}`, `kind: hunter2`, `apiVersion: {a: hunter2}`, `{a: 1, a: hunter2}`, `{stringData: {pin: !!int hunter2}}`, `status: {a: hunter2}`,
+	} {
+		args, _ := json.Marshal(map[string]any{"kind": "secret", "name": "db", "namespace": "shop", "patch": patch})
+		if _, err := plan(t, tool(t, "patch_resource"), string(args)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", patch, err)
+		}
+	}
+	for _, patch := range []string{
+		`[hunter2]`, `[{hunter2: 1}]`, `[{op: hunter2}]`, `[{op: hunter2, path: /data/a, value: 1}]`, `[{op: add, path: hunter2, value: 1}]`, `[{op: copy, from: hunter2, path: /a}]`,
+		`[{op: test, path: /data/a, value: hunter2}]`, `[{op: add, path: /status, value: hunter2}]`,
+	} {
+		args, _ := json.Marshal(map[string]any{"kind": "secret", "name": "db", "namespace": "shop", "type": "json", "patch": patch})
+		if _, err := plan(t, tool(t, "patch_resource"), string(args)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", patch, err)
+		}
+	}
 	_, err := plan(t, tool(t, "apply_manifest"), `{"manifest":"x","`+long+`":1}`)
 	if err == nil || len(err.Error()) > 250 {
 		t.Errorf("an unknown argument's name is repeated whole: %v", err)
@@ -152,9 +183,11 @@ func FuzzDecode(f *testing.F) {
 		i := slices.IndexFunc(all, func(t *Tool) bool { return t.Name == row.tool })
 		f.Add(byte(i), []byte(strings.Replace(strings.Replace(row.args, "{", `{"cluster":"east",`, 1), ",}", "}", 1)))
 	}
-	f.Add(byte(5), []byte(`{"namespace":"a","namespace":"b"}`))
+	f.Add(byte(7), []byte(`{"namespace":"a","namespace":"b"}`))
 	f.Add(byte(2), []byte(`{"kind":"pods","name":"../x","namespace":"\ud800"}`))
 	f.Add(byte(4), []byte(`{"manifest":"a: &a [*a]"}`))
+	f.Add(byte(5), []byte(`{"cluster":"east","manifest":"{apiVersion: v1, kind: Namespace, metadata: {generateName: a/b}}"}`))
+	f.Add(byte(6), []byte(`{"cluster":"east","kind":"node","name":"a","type":"json","patch":"[{op: replace, path: x/status, value: 1}]"}`))
 	f.Fuzz(func(t *testing.T, which byte, raw []byte) {
 		tool := all[int(which)%len(all)]
 		args, err := tool.Decode(raw)

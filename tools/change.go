@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// FieldManager owns the fields that apply_manifest sets
+	// FieldManager owns the fields that the tools set
 	// (Kubernetes, Server-Side Apply, "Field management").
 	FieldManager = "countersign"
 	// maxManifest is what the API server's own store takes of one object, rounded down.
@@ -36,8 +36,10 @@ const (
 var reasonLimit = maxReason
 
 func limitReason(s *jsonschema.Schema) {
-	if manifest := s.Properties["manifest"]; manifest != nil {
-		manifest.MaxLength = jsonschema.Ptr(4 * maxManifest) // parseManifest says in bytes what is too much
+	for _, name := range payloadArguments {
+		if payload := s.Properties[name]; payload != nil {
+			payload.MaxLength = jsonschema.Ptr(4 * maxManifest) // who reads it says in bytes what is too much
+		}
 	}
 	s.Properties["reason"].MaxLength = &reasonLimit
 }
@@ -56,30 +58,65 @@ func applyManifest() *Tool {
 		Description: "Creates or changes objects by server-side apply. Several documents are applied in order; the first error stops.",
 		Scopes:      []action.Scope{{Verbs: []string{action.Create, action.Patch}}},
 	}, limitReason, func(ctx context.Context, r Resolver, cluster string, in applyManifestInput) (Call, error) {
-		objects, err := parseManifest(in.Manifest)
-		if err != nil {
-			return Call{}, err
-		}
-		call := Call{Reason: in.Reason}
-		for i, object := range objects {
-			a, err := applyAction(ctx, r, cluster, in, object)
-			if err != nil {
-				return Call{}, fmt.Errorf("manifest, object %d: %w", i+1, err)
-			}
-			for n, earlier := range call.Plan.Actions {
-				// Each is previewed against the object as it is now, so what two of
-				// them do together is what nobody has seen.
-				if earlier.Resource.GroupResource() == a.Resource.GroupResource() && earlier.Namespace == a.Namespace && earlier.Name == a.Name {
-					return Call{}, BadArgument("manifest, objects %d and %d are the same %s %s: write it once", n+1, i+1, a.Resource.Kind, a.Name)
-				}
-			}
-			call.Plan.Actions = append(call.Plan.Actions, a)
-		}
-		return call, nil
+		plan, err := planManifest(ctx, r, cluster, in.Manifest, in.Namespace, action.Action{
+			Verb:    action.Patch,
+			Options: action.Options{PatchType: action.ApplyPatch, FieldManager: FieldManager, Force: in.Force},
+		})
+		return Call{Plan: plan, Reason: in.Reason}, err
 	}, renderChange("applied"))
 }
 
-func applyAction(ctx context.Context, r Resolver, cluster string, in applyManifestInput, object map[string]any) (action.Action, error) {
+type createResourceInput struct {
+	Manifest  string `json:"manifest" jsonschema:"YAML or JSON, one or several documents, at most 1 MiB"`
+	Namespace string `json:"namespace,omitempty" jsonschema:"for objects that name none"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+}
+
+func createResource() *Tool {
+	return define(Tool{
+		Name:        "create_resource",
+		Title:       "Create resources",
+		Description: "Creates the objects of a manifest; one that exists already is an error. The way to make an object with generateName.",
+		Scopes:      []action.Scope{{Verbs: []string{action.Create}}},
+	}, limitReason, func(ctx context.Context, r Resolver, cluster string, in createResourceInput) (Call, error) {
+		plan, err := planManifest(ctx, r, cluster, in.Manifest, in.Namespace, action.Action{
+			Verb:    action.Create,
+			Options: action.Options{FieldManager: FieldManager},
+		})
+		return Call{Plan: plan, Reason: in.Reason}, err
+	}, renderChange("created"))
+}
+
+// planManifest makes one Action of each object of a manifest. request is what
+// all of them have in common, namespace is for those that name none.
+func planManifest(ctx context.Context, r Resolver, cluster, manifest, namespace string, request action.Action) (action.Plan, error) {
+	objects, err := parseManifest(manifest)
+	if err != nil {
+		return action.Plan{}, err
+	}
+	var plan action.Plan
+	for i, object := range objects {
+		a, err := objectAction(ctx, r, cluster, namespace, object, request)
+		if err != nil {
+			return action.Plan{}, fmt.Errorf("manifest, object %d: %w", i+1, err)
+		}
+		for n, earlier := range plan.Actions {
+			// Each is previewed against the object as it is now, so what two of
+			// them do together is what nobody has seen.
+			if a.Name != "" && earlier.Resource.GroupResource() == a.Resource.GroupResource() && earlier.Namespace == a.Namespace && earlier.Name == a.Name {
+				return action.Plan{}, BadArgument("manifest, objects %d and %d are the same %s %s: write it once", n+1, i+1, a.Resource.Kind, a.Name)
+			}
+		}
+		plan.Actions = append(plan.Actions, a)
+	}
+	return plan, nil
+}
+
+func objectAction(ctx context.Context, r Resolver, cluster, namespaceArgument string, object map[string]any, request action.Action) (action.Action, error) {
+	done := "applied"
+	if request.Verb == action.Create {
+		done = "created"
+	}
 	apiVersion, _ := object["apiVersion"].(string)
 	kind, _ := object["kind"].(string)
 	if apiVersion == "" || kind == "" {
@@ -94,18 +131,15 @@ func applyAction(ctx context.Context, r Resolver, cluster string, in applyManife
 		return action.Action{}, BadArgument("metadata.name is needed")
 	}
 	if _, found := meta["managedFields"]; found {
-		return action.Action{}, BadArgument("metadata.managedFields cannot be applied: leave it out")
+		return action.Action{}, BadArgument("metadata.managedFields cannot be %s: leave it out", done)
 	}
 	if _, found := object["status"]; found {
 		// What controllers report is left out of every diff, so nobody could see it.
-		return action.Action{}, BadArgument("status cannot be applied: leave it out")
+		return action.Action{}, BadArgument("status cannot be %s: leave it out", done)
 	}
-	name, ok := meta["name"].(string)
-	switch {
-	case !ok && meta["name"] != nil:
-		return action.Action{}, BadArgument("metadata.name is not text: write it in quotes")
-	case name == "":
-		return action.Action{}, BadArgument("metadata.name is needed; generateName cannot be applied")
+	name, err := objectName(meta, request.Verb)
+	if err != nil {
+		return action.Action{}, err
 	}
 	var namespace string
 	if value, found := meta["namespace"]; found {
@@ -113,29 +147,61 @@ func applyAction(ctx context.Context, r Resolver, cluster string, in applyManife
 			return action.Action{}, BadArgument("metadata.namespace is not text: write it in quotes")
 		}
 	}
+	which := strings.TrimSpace(kind + " " + name)
 	switch {
 	case !resource.Namespaced && namespace != "":
-		return action.Action{}, BadArgument("%s %s does not live in a namespace, but the manifest names %q", kind, name, namespace)
-	case resource.Namespaced && namespace != "" && in.Namespace != "" && namespace != in.Namespace:
-		return action.Action{}, BadArgument("the manifest says namespace %q and the argument says %q: make them agree", namespace, in.Namespace)
+		return action.Action{}, BadArgument("%s does not live in a namespace, but the manifest names %q", which, namespace)
+	case resource.Namespaced && namespace != "" && namespaceArgument != "" && namespace != namespaceArgument:
+		return action.Action{}, BadArgument("the manifest says namespace %q and the argument says %q: make them agree", namespace, namespaceArgument)
 	case resource.Namespaced && namespace == "":
-		if namespace = in.Namespace; namespace == "" {
-			return action.Action{}, BadArgument("%s %s needs a namespace: write it in the manifest or give the namespace argument", kind, name)
+		if namespace = namespaceArgument; namespace == "" {
+			return action.Action{}, BadArgument("%s needs a namespace: write it in the manifest or give the namespace argument", which)
 		}
 		meta["namespace"] = namespace
 	}
-	a := action.Action{
-		Verb: action.Patch, Resource: resource, Namespace: namespace, Name: name, Body: object,
-		Options: action.Options{PatchType: action.ApplyPatch, FieldManager: FieldManager, Force: in.Force},
+	a := request
+	a.Resource, a.Namespace, a.Name, a.Body = resource, namespace, name, object
+	return a, nil
+}
+
+// maxPrefix leaves room for the five characters that the API server adds.
+const maxPrefix = maxName - 5
+
+// objectName is the name in an object's metadata. It is empty for one whose
+// name is to be generated, which only a creation can ask for.
+func objectName(meta map[string]any, verb string) (string, error) {
+	name, ok := meta["name"].(string)
+	if !ok && meta["name"] != nil {
+		return "", BadArgument("metadata.name is not text: write it in quotes")
 	}
-	return a, checkTarget(a)
+	if verb != action.Create {
+		if name == "" {
+			return "", BadArgument("metadata.name is needed; generateName cannot be applied: create_resource takes it")
+		}
+		return name, nil
+	}
+	prefix, ok := meta["generateName"].(string)
+	switch {
+	case !ok && meta["generateName"] != nil:
+		return "", BadArgument("metadata.generateName is not text: write it in quotes")
+	case name == "" && prefix == "":
+		return "", BadArgument("metadata.name or metadata.generateName is needed")
+	case name != "" && prefix != "":
+		return "", BadArgument("metadata has a name and a generateName: leave generateName out for an object of this name, or name for one whose name is made up")
+	case len(prefix) > maxPrefix:
+		return "", BadArgument("metadata.generateName has %d bytes; at most %d are taken", len(prefix), maxPrefix)
+	}
+	if wrong := content.IsPathSegmentPrefix(prefix); len(wrong) > 0 {
+		return "", BadArgument("metadata.generateName %q %s", prefix, strings.Join(wrong, ", "))
+	}
+	return name, nil
 }
 
 // parseManifest reads a manifest as the API server would: YAML 1.1 scalars,
 // duplicate keys refused. Lists are taken apart into single objects.
 func parseManifest(text string) ([]map[string]any, error) {
 	if len(text) > maxManifest {
-		return nil, BadArgument("the manifest is %d bytes; %d is the most that is taken: apply the objects in several calls", len(text), maxManifest)
+		return nil, BadArgument("the manifest is %d bytes; %d is the most that is taken: give the objects in several calls", len(text), maxManifest)
 	}
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
 	var objects []map[string]any
@@ -165,7 +231,7 @@ func parseManifest(text string) ([]map[string]any, error) {
 			return nil, BadArgument("manifest, document %d: %v", n, err)
 		}
 		if len(objects) > maxObjects {
-			return nil, BadArgument("the manifest holds more than %d objects: apply them in several calls", maxObjects)
+			return nil, BadArgument("the manifest holds more than %d objects: give them in several calls", maxObjects)
 		}
 	}
 	if len(objects) == 0 {

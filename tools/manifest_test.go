@@ -34,9 +34,9 @@ func TestManifestRefused(t *testing.T) {
 		{"text", "just text", "manifest, document 1 is not an object"},
 		{"a list", "- " + cm, "manifest, document 1 is not an object"},
 		{"second is a number", cm + "\n---\n7\n", "manifest, document 2 is not an object"},
-		{"10 MiB", head + "data: {a: " + strings.Repeat("x", 10<<20) + "}\n", "the manifest is 10485840 bytes; 1048576 is the most that is taken: apply the objects in several calls"},
-		{"51 objects", strings.Repeat(cm+"\n---\n", 51), "the manifest holds more than 50 objects: apply them in several calls"},
-		{"51 objects in a list", "{kind: List, items: [" + strings.Repeat(cm+",", 51) + "]}", "the manifest holds more than 50 objects: apply them in several calls"},
+		{"10 MiB", head + "data: {a: " + strings.Repeat("x", 10<<20) + "}\n", "the manifest is 10485840 bytes; 1048576 is the most that is taken: give the objects in several calls"},
+		{"51 objects", strings.Repeat(cm+"\n---\n", 51), "the manifest holds more than 50 objects: give them in several calls"},
+		{"51 objects in a list", "{kind: List, items: [" + strings.Repeat(cm+",", 51) + "]}", "the manifest holds more than 50 objects: give them in several calls"},
 		// It does not parse.
 		{"open quote", head + "data: {a: \"x}\n", "manifest, document 1 does not parse: line "},
 		{"tab", head + "data:\n\ta: b\n", "manifest, document 1 does not parse: line 5: found character that cannot start any token"},
@@ -107,6 +107,45 @@ func TestManifestRefused(t *testing.T) {
 			t.Errorf("got %v; want %s", err, want)
 		}
 	})
+}
+
+// A creation refuses what an apply does, but for generateName.
+func TestCreateRefused(t *testing.T) {
+	create := func(manifest string) (Call, error) {
+		return tool(t, "create_resource").Plan(t.Context(), resolver{}, map[string]any{"manifest": manifest})
+	}
+	object := func(rest string) string { return "apiVersion: v1\nkind: ConfigMap\n" + rest + "\n" }
+	for _, row := range []struct{ name, manifest, want string }{
+		{"nothing", "", "the manifest holds no object"},
+		{"51 objects", strings.Repeat(cm+"\n---\n", 51), "the manifest holds more than 50 objects: give them in several calls"},
+		{"status", object("metadata: {name: a, namespace: shop}\nstatus: {role: admin}"), "manifest, object 1: status cannot be created: leave it out"},
+		{"managedFields", object("metadata: {name: a, namespace: shop, managedFields: []}"), "manifest, object 1: metadata.managedFields cannot be created: leave it out"},
+		{"one object twice", cm + "\n---\n" + cm, "manifest, objects 1 and 2 are the same ConfigMap a: write it once"},
+		{"no name", object("metadata: {namespace: shop}"), "manifest, object 1: metadata.name or metadata.generateName is needed"},
+		{"no metadata", object(""), "manifest, object 1: metadata.name is needed"},
+		{"empty names", object("metadata: {namespace: shop, name: '', generateName: ''}"), "manifest, object 1: metadata.name or metadata.generateName is needed"},
+		{"both names", object("metadata: {namespace: shop, name: a, generateName: a-}"), "manifest, object 1: metadata has a name and a generateName: leave generateName out for an object of this name, or name for one whose name is made up"},
+		{"a number for a name", object("metadata: {namespace: shop, name: 1}"), "manifest, object 1: metadata.name is not text: write it in quotes"},
+		{"a number for a prefix", object("metadata: {namespace: shop, generateName: 1}"), "manifest, object 1: metadata.generateName is not text: write it in quotes"},
+		{"a number for a prefix beside a name", object("metadata: {namespace: shop, name: a, generateName: [x]}"), "manifest, object 1: metadata.generateName is not text: write it in quotes"},
+		{"a long prefix", object("metadata: {namespace: shop, generateName: " + strings.Repeat("x", 249) + "}"), "manifest, object 1: metadata.generateName has 249 bytes; at most 248 are taken"},
+		{"a path for a prefix", object("metadata: {namespace: shop, generateName: ../a}"), `manifest, object 1: metadata.generateName "../a" may not contain '/'`},
+		{"a percent sign in a prefix", object("metadata: {namespace: shop, generateName: a%2f}"), `manifest, object 1: metadata.generateName "a%2f" may not contain '%'`},
+		{"a path for a name", object("metadata: {namespace: shop, name: ../a}"), `name "../a" `},
+		{"no namespace", object("metadata: {generateName: a-}"), "manifest, object 1: ConfigMap needs a namespace: write it in the manifest or give the namespace argument"},
+		{"a namespace of what has none", "{apiVersion: v1, kind: Node, metadata: {generateName: a-, namespace: shop}}", `manifest, object 1: Node does not live in a namespace, but the manifest names "shop"`},
+		{"unknown kind", "{apiVersion: v1, kind: Gadget, metadata: {generateName: a-}}", `manifest, object 1: cluster local serves no kind "v1 Gadget"`},
+	} {
+		call, err := create(row.manifest)
+		var argument *ArgumentError
+		if !errors.As(err, &argument) || !strings.HasPrefix(err.Error(), row.want) || len(call.Plan.Actions) > 0 {
+			t.Errorf("%s:\ngot  %v\nwant %s", row.name, err, row.want)
+		}
+	}
+	call, err := create(object("metadata: {namespace: shop, generateName: " + strings.Repeat("x", 248) + "}"))
+	if err != nil || call.Plan.Actions[0].Name != "" || call.Plan.Actions[0].String() != "create configmaps in namespace shop" {
+		t.Errorf("the longest prefix: %+v, %v", call, err)
+	}
 }
 
 // bomb is a manifest of a few hundred bytes that stands for 9^n items.

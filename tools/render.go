@@ -165,6 +165,13 @@ func renderChange(verb string) func([]Response) (string, error) {
 		lines := make([]string, len(responses))
 		for i, r := range responses {
 			target := r.Action.Name
+			if target == "" { // the API server has made it up
+				var created metav1.PartialObjectMetadata
+				if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Body, &created); err != nil {
+					return "", fmt.Errorf("reading the created object: %w", err)
+				}
+				target = created.Name
+			}
 			if r.Action.Namespace != "" {
 				target = r.Action.Namespace + "/" + target
 			}

@@ -223,6 +223,10 @@ func TestRenderChange(t *testing.T) {
 		{"several", "applied", "configmaps shop/a applied\nsecrets shop/db applied", []Response{{Action: getCM}, {Action: getDB, Body: []byte(`{"data":{"a":"aHVudGVyMg=="}}`)}}},
 		{"a scale", "scaled", "deployments.apps shop/web scaled to 3 replicas", []Response{{Action: scaleWeb, Body: []byte(`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2}}`)}}},
 		{"a scale to nothing", "scaled", "deployments.apps shop/web scaled to 0 replicas", []Response{{Action: scaleWeb, Body: []byte(`{"kind":"Scale","spec":{},"status":{"replicas":2}}`)}}},
+		{"a name that was made up", "created", "configmaps shop/a-x7f2q created\nconfigmaps shop/b created", []Response{
+			{Action: action.Action{Resource: getCM.Resource, Namespace: "shop"}, Body: []byte(`{"kind":"ConfigMap","metadata":{"generateName":"a-","name":"a-x7f2q","namespace":"shop"}}`)},
+			{Action: action.Action{Resource: getCM.Resource, Namespace: "shop", Name: "b"}, Body: []byte(`{"metadata":{"name":"b"}}`)},
+		}},
 		{"none", "applied", "", nil},
 	} {
 		got, err := renderChange(row.verb)(row.responses)
@@ -230,7 +234,9 @@ func TestRenderChange(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", row.name, got, err, row.want)
 		}
 	}
-	if got, err := renderChange("scaled")([]Response{{Action: scaleWeb, Body: []byte(`<html>`)}}); err == nil {
-		t.Errorf("a scale that cannot be read is shown as %q", got)
+	for _, a := range []action.Action{scaleWeb, {Verb: action.Create}} {
+		if got, err := renderChange("changed")([]Response{{Action: a, Body: []byte(`<html>`)}}); err == nil {
+			t.Errorf("%s: an answer that cannot be read is shown as %q", a, got)
+		}
 	}
 }

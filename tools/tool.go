@@ -98,7 +98,7 @@ func BadArgument(format string, args ...any) error {
 func All(clusters []string) []*Tool {
 	all := []*Tool{
 		listNamespaces(), listResources(), getResource(), getPodLogs(),
-		applyManifest(), scaleDeployment(), deleteResource(),
+		applyManifest(), createResource(), patchResource(), scaleDeployment(), deleteResource(),
 		getOperation(), waitForOperation(), cancelOperation(),
 	}
 	for _, t := range all {
@@ -176,10 +176,14 @@ func (t *Tool) Destructive() bool {
 	})
 }
 
-// Idempotent reports whether the same call again changes nothing more.
+// Idempotent reports whether the same call again changes nothing more. Create
+// and patch together are an apply, which does not. A create alone can make one
+// more object; a patch of whatever kind is one that the caller writes, and can
+// add to a list once more.
 func (t *Tool) Idempotent() bool {
 	return !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
-		return slices.Contains(s.Verbs, action.Create) && !slices.Contains(s.Verbs, action.Patch)
+		create, patch := slices.Contains(s.Verbs, action.Create), slices.Contains(s.Verbs, action.Patch)
+		return create != patch && (create || s.Resource == "")
 	})
 }
 
@@ -312,15 +316,17 @@ func (t *Tool) Render(responses []Response) (string, error) {
 	return t.render(responses)
 }
 
-// manifestArgument is the one argument that is too large and too secret for a
-// record's arguments; what it says is recorded as the Plan's body.
-const manifestArgument = "manifest"
+// payloadArguments are those that are too large and too secret for a record's
+// arguments; what they say is recorded as the Plan's body.
+var payloadArguments = []string{"manifest", "patch"}
 
 // Recordable is what policy and the record see of decoded arguments.
 func (t *Tool) Recordable(args map[string]any) map[string]any {
 	args = maps.Clone(args)
-	if text, ok := args[manifestArgument].(string); ok {
-		args[manifestArgument] = fmt.Sprintf("(%d bytes, recorded as the payload)", len(text))
+	for _, name := range payloadArguments {
+		if text, ok := args[name].(string); ok {
+			args[name] = fmt.Sprintf("(%d bytes, recorded as the payload)", len(text))
+		}
 	}
 	return args
 }

@@ -59,6 +59,7 @@ var served = map[string]action.Resource{
 	"configmap configmaps cm": {Version: "v1", Resource: "configmaps", Kind: "ConfigMap", Namespaced: true},
 	"namespace namespaces ns": {Version: "v1", Resource: "namespaces", Kind: "Namespace"},
 	"node nodes no":           {Version: "v1", Resource: "nodes", Kind: "Node"},
+	"job jobs":                {Group: "batch", Version: "v1", Resource: "jobs", Kind: "Job", Namespaced: true},
 	"deployment deployments deploy deployments.apps": {Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
 	"clusterrole clusterroles":                       {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles", Kind: "ClusterRole"},
 }
@@ -188,7 +189,11 @@ func TestHints(t *testing.T) {
 		{scopes("get", "list"), true, false, true},
 		{scopes("create"), false, false, false},
 		{scopes("create", "patch"), false, true, true},
-		{scopes("patch"), false, true, true},
+		{scopes("patch"), false, true, false},
+		{tool(t, "create_resource"), false, false, false},
+		{tool(t, "patch_resource"), false, true, false},
+		{tool(t, "apply_manifest"), false, true, true},
+		{tool(t, "scale_deployment"), false, true, true},
 		{scopes("update"), false, true, true},
 		{scopes("get", "delete"), false, true, true},
 		{&Tool{Scopes: []action.Scope{{Verbs: []string{"get"}}, {Verbs: []string{"delete"}}}}, false, true, true},
@@ -219,6 +224,14 @@ var goodCalls = map[string]struct{ tool, args string }{
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {size: \"3\"}\n---\n{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"shop\"}}\n"}`},
 	"apply_manifest_list": {"apply_manifest", `{"manifest":
 		"apiVersion: v1\nkind: List\nitems:\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}, spec: {replicas: 2}}\n- {apiVersion: v1, kind: Secret, metadata: {name: db, namespace: shop}, stringData: {password: hunter2}}\n"}`},
+	"create_resource": {"create_resource", `{"reason":"migrate","namespace":"shop","manifest":
+		"apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: migrate-}\n---\n{apiVersion: batch/v1, kind: Job, metadata: {generateName: migrate-, namespace: shop}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {size: \"3\"}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n"}`},
+	"patch_resource": {"patch_resource", `{"kind":"deploy","name":"web","namespace":"shop","reason":"a newer one",
+		"patch":"apiVersion: apps/v1\nkind: Deployment\nmetadata: {labels: {tier: null}}\nspec: {replicas: 2}\n"}`},
+	"patch_resource_strategic": {"patch_resource", `{"kind":"deploy","name":"web","namespace":"shop","type":"strategic",
+		"patch":"{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"web\",\"image\":\"web:2\"}]}}}}"}`},
+	"patch_resource_json": {"patch_resource", `{"kind":"ClusterRole","name":"system:node","type":"json",
+		"patch":"- {op: test, path: /metadata/labels/a~1b, value: x}\n- {op: add, path: /rules/-, value: {verbs: [get]}}\n- {op: remove, path: /metadata/labels/a~1b}\n"}`},
 	"get_operation":           {"get_operation", `{"op":"0198c0de"}`},
 	"wait_for_operation":      {"wait_for_operation", `{"op":"0198c0de"}`},
 	"wait_for_operation_less": {"wait_for_operation", `{"op":"0198c0de","seconds":1}`},
@@ -264,13 +277,15 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// What is recorded and shown to policy never holds a manifest.
+// What is recorded and shown to policy never holds a manifest or a patch.
 func TestRecordable(t *testing.T) {
-	args := map[string]any{"manifest": "stringData: {password: hunter2}", "force": true}
-	before := maps.Clone(args)
-	got := tool(t, "apply_manifest").Recordable(args)
-	if got["manifest"] != "(31 bytes, recorded as the payload)" || got["force"] != true || !maps.Equal(args, before) {
-		t.Errorf("got %v, input now %v", got, args)
+	for of, name := range map[string]string{"apply_manifest": "manifest", "create_resource": "manifest", "patch_resource": "patch"} {
+		args := map[string]any{name: "stringData: {password: hunter2}", "reason": "because"}
+		before := maps.Clone(args)
+		got := tool(t, of).Recordable(args)
+		if got[name] != "(31 bytes, recorded as the payload)" || got["reason"] != "because" || !maps.Equal(args, before) {
+			t.Errorf("%s: got %v, input now %v", of, got, args)
+		}
 	}
 }
 

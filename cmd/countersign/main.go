@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // rules may name time zones, and the machine may know none
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +66,7 @@ recorded before anything happens.`,
 		file = "countersign.yaml"
 	}
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", file, "configuration file (or COUNTERSIGN_CONFIG)")
-	root.AddCommand(serveCommand(&s), configCommand(), approvalsCommand(&s), auditCommand(&s), versionCommand())
+	root.AddCommand(serveCommand(&s), configCommand(), policyCommand(&s), approvalsCommand(&s), auditCommand(&s), statusCommand(&s), versionCommand())
 	return root
 }
 
@@ -103,9 +104,12 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, err := loadPolicy(c)
+			set, err := loadPolicy(c, c.Policy)
 			if err != nil {
 				return err
+			}
+			for _, warning := range set.Warnings() {
+				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: warning: "+warning)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good; policy %s\n", args[0], set.Digest())
 			return err

@@ -8,8 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,9 +22,7 @@ import (
 	"countersign/identity"
 	"countersign/kube"
 	"countersign/mcp"
-	"countersign/policy"
 	"countersign/storage"
-	"countersign/strictyaml"
 	"countersign/tools"
 )
 
@@ -62,7 +61,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	}
 	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
 
-	set, err := loadPolicy(config)
+	live, err := newLivePolicy(config, log)
 	if err != nil {
 		return err
 	}
@@ -85,7 +84,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 
 	node, _ := os.Hostname()
 	g := &gate.Gate{
-		Store: store, Cluster: clusters, Policy: func() *policy.Set { return set },
+		Store: store, Cluster: clusters, Policy: live.set.Load,
 		Tools: tools.All(clusterNames(config)), DigestKey: store.Key("digest"),
 		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown, RequestTimeout: config.RequestTimeout,
 		Node: node, Log: log, Now: time.Now,
@@ -110,9 +109,16 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return err
 	}
+	live.changed = g.PolicyChanged
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go live.watch(ctx, hangup)
+
 	adminServer := (&admin.Server{
 		Gate: g, Store: store, Records: store.Records, Log: log,
-		Sets: func(user string) []string { return localSets(config, user) },
+		Status: func() admin.Status { return admin.Status{Version: version, Policy: live.status()} },
+		Sets:   func(user string) []string { return localSets(config, user) },
 	}).HTTP()
 	failed := make(chan error, 2)
 	go func() { failed <- ignoreClosed(adminServer.Serve(socket)) }()
@@ -139,7 +145,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 			failed <- ignoreClosed(web.Serve(listener))
 		}
 	}()
-	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", set.Digest(), "adminSocket", config.AdminSocket)
+	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", live.set.Load().Digest(), "adminSocket", config.AdminSocket)
 
 	select {
 	case err = <-failed:
@@ -160,22 +166,6 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// loadPolicy loads the policy folder; a mistake names the file with its folder.
-func loadPolicy(config *configs.Config) (*policy.Set, error) {
-	set, err := policy.Load(os.DirFS(config.Policy), config.ApproverSets())
-	var problems strictyaml.Problems
-	if errors.As(err, &problems) {
-		for i := range problems {
-			problems[i].File = filepath.Join(config.Policy, problems[i].File)
-		}
-		return nil, problems
-	}
-	if err != nil {
-		return nil, fmt.Errorf("loading policy from %s: %w", config.Policy, err)
-	}
-	return set, nil
 }
 
 func clusterConfigs(config *configs.Config) []kube.Config {

@@ -26,7 +26,7 @@ import (
 
 const usage = `usage:
   controlplane build [--module DIR]
-  controlplane up --dir DIR [--nodes N] [--audience URL]... [--stdin] [--module DIR]
+  controlplane up --dir DIR [--nodes N] [--audience URL]... [--all-apis] [--stdin] [--module DIR]
 
 build compiles the control plane into the cache folder and prints that folder.
 up does the same when needed, starts a cluster in DIR, prints one line of JSON when it
@@ -84,6 +84,7 @@ func command(ctx context.Context, cancel func(), args []string, stdin io.Reader,
 		var audiences list
 		dir := flags.String("dir", "", "folder for the cluster's state, credentials and logs")
 		nodes := flags.Int("nodes", 3, "number of simulated nodes")
+		allAPIs := flags.Bool("all-apis", false, "serve every version of every kind, alpha and beta ones too")
 		watchStdin := flags.Bool("stdin", false, "stop when standard input closes")
 		flags.Var(&audiences, "audience", "token audience to accept besides the issuer (repeatable)")
 		if err := parse(flags, args[1:]); err != nil {
@@ -105,7 +106,7 @@ func command(ctx context.Context, cancel func(), args []string, stdin io.Reader,
 		if err != nil {
 			return err
 		}
-		return up(ctx, options{bin: bin, dir: *dir, nodes: *nodes, audiences: audiences, freePorts: freePorts}, stdout)
+		return up(ctx, options{bin: bin, dir: *dir, nodes: *nodes, audiences: audiences, allAPIs: *allAPIs, freePorts: freePorts}, stdout)
 
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)

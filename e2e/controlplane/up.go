@@ -21,6 +21,7 @@ type options struct {
 	dir       string // folder of the cluster
 	nodes     int
 	audiences []string // accepted in tokens besides the issuer
+	allAPIs   bool     // serve alpha and beta versions too
 	freePorts func(n int) ([]string, error)
 }
 
@@ -174,6 +175,7 @@ func (c *cluster) start(ctx context.Context) (err error) {
 		"--audit-log-path="+c.auditLog(),
 		"--audit-log-maxsize=0",                        // never rotated: its readers know one path
 		"--kubelet-preferred-address-types=InternalIP", // node names resolve nowhere
+		fmt.Sprintf("--runtime-config=api/alpha=%[1]t,api/beta=%[1]t", c.allAPIs),
 	)
 	if err != nil {
 		return err

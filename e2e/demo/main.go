@@ -247,7 +247,10 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.expect(ctx, "registry.example/web:1.1", "get", "deployment", "web", "-n", "shop", "-o", "jsonpath={.spec.template.spec.containers[0].image}"); err != nil {
 		return err
 	}
-	return d.log(ctx)
+	if err := d.log(ctx); err != nil {
+		return err
+	}
+	return d.simulate(ctx)
 }
 
 // pod is the name of a pod that runs.
@@ -295,7 +298,7 @@ func (d *demo) log(ctx context.Context) error {
 		if r.Tool != nil {
 			line += " " + r.Tool.Name
 		}
-		if r.Policy != nil {
+		if r.Policy != nil && r.Policy.Decision != "" {
 			line += " " + r.Policy.Decision + " by " + strings.Join(r.Policy.Rules, ", ")
 		}
 		for _, a := range r.Actions {
@@ -319,6 +322,26 @@ func (d *demo) log(ctx context.Context) error {
 		}
 	}
 	d.step("All %d requests that the log says were sent stand in the API server's own audit log, under the same Audit-IDs", len(sent))
+	return nil
+}
+
+// simulate asks the production policy about what was recorded under another.
+func (d *demo) simulate(ctx context.Context) error {
+	d.step("What the production policy would have decided otherwise")
+	text, err := d.server.Run(ctx, "audit", "export")
+	if err != nil {
+		return err
+	}
+	export := filepath.Join(d.dir, "audit.jsonl")
+	if err := os.WriteFile(export, []byte(text), 0o600); err != nil {
+		return err
+	}
+	text, err = d.server.Run(ctx, "policy", "simulate", "--log", export, "--policy", "configs/policy/production")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(d.out, "   $ countersign policy simulate --log audit.jsonl --policy configs/policy/production")
+	d.show(text)
 	return nil
 }
 

@@ -31,7 +31,8 @@ type ControlPlane struct {
 // StartControlPlane builds the control plane when needed, starts it in dir,
 // and lets service-account tokens be minted for the audience. Progress goes to
 // progress. Close stops it; so does the end of this process, however it ends.
-func StartControlPlane(ctx context.Context, dir, audience string, progress io.Writer) (*ControlPlane, error) {
+// flags are more flags of "controlplane up".
+func StartControlPlane(ctx context.Context, dir, audience string, progress io.Writer, flags ...string) (*ControlPlane, error) {
 	module, err := moduleDir("countersign/e2e/controlplane", "e2e/controlplane")
 	if err != nil {
 		return nil, err
@@ -40,7 +41,8 @@ func StartControlPlane(ctx context.Context, dir, audience string, progress io.Wr
 	if out, err := exec.CommandContext(ctx, "go", "build", "-C", module, "-o", launcher, ".").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the control plane's launcher: %w\n%s", err, out)
 	}
-	process := exec.Command(launcher, "up", "--stdin", "--module", module, "--dir", filepath.Join(dir, "cluster"), "--audience", audience)
+	flags = append([]string{"up", "--stdin", "--module", module, "--dir", filepath.Join(dir, "cluster"), "--audience", audience}, flags...)
+	process := exec.Command(launcher, flags...)
 	process.Stderr = progress
 	stdin, err := process.StdinPipe()
 	if err != nil {

@@ -87,6 +87,9 @@ func (s *Server) Stop() error {
 	}
 }
 
+// Signal sends the process a signal.
+func (s *Server) Signal(signal os.Signal) error { return s.process.Process.Signal(signal) }
+
 // Kill ends the process at once, as a crash would (SIGKILL).
 func (s *Server) Kill() error {
 	s.process.Process.Kill()

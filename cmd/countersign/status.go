@@ -1,0 +1,56 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"countersign/admin"
+)
+
+func statusCommand(s *settings) *cobra.Command {
+	var output string
+	status := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the running server is",
+		Long: `Show how the running server is: which policy is in force since when, and whether
+what its folder holds now is that. Exits with 1 when something is wrong.`,
+		Example: "  countersign status\n  countersign status -o json | jq -r .policy.digest",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("-o %s: text or json", output)
+			}
+			config, err := s.load()
+			if err != nil {
+				return err
+			}
+			status, err := admin.NewClient(config.AdminSocket).Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				err = writeJSON(cmd.OutOrStdout(), status)
+			} else {
+				table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+				fmt.Fprintf(table, "Version\t%s\n", status.Version)
+				fmt.Fprintf(table, "Policy\t%s\n", status.Policy.Digest)
+				fmt.Fprintf(table, "\tin force since %s, from %s\n", status.Policy.Since.UTC().Format(time.RFC3339), status.Policy.Folder)
+				for _, warning := range status.Policy.Warnings {
+					fmt.Fprintf(table, "\twarning: %s\n", warning)
+				}
+				err = table.Flush()
+			}
+			if bad := status.Policy.Error; err == nil && bad != "" {
+				err = errors.New("the policy folder does not load since " + status.Policy.ErrorTime.UTC().Format(time.RFC3339) + "; the policy above stays in force\n" + strings.TrimSpace(bad))
+			}
+			return err
+		},
+	}
+	status.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return status
+}
