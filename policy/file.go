@@ -155,6 +155,7 @@ func Load(dir fs.FS, known Known) (*Set, error) {
 	if len(l.problems) > 0 {
 		return nil, l.problems
 	}
+	l.set.ids = number(l.set.rules)
 	l.set.warnings = shadowed(l.set.rules)
 	return l.set, nil
 }
@@ -183,6 +184,16 @@ func read(dir fs.FS) ([]source, string, error) {
 	for _, entry := range entries {
 		if entry.IsDir() || !isPolicy(entry.Name()) {
 			continue
+		}
+		// A link is followed: that is how Kubernetes mounts a ConfigMap.
+		info, err := fs.Stat(dir, entry.Name())
+		switch {
+		case err != nil:
+			return nil, "", fmt.Errorf("reading policy: %w", err)
+		case !info.Mode().IsRegular():
+			return nil, "", fmt.Errorf("reading policy: %s is not a file", entry.Name())
+		case info.Size() > strictyaml.MaxBytes:
+			return nil, "", fmt.Errorf("reading policy: %s is larger than %d bytes", entry.Name(), strictyaml.MaxBytes)
 		}
 		data, err := fs.ReadFile(dir, entry.Name())
 		if err != nil {

@@ -201,7 +201,11 @@ var guardTable = map[string]struct {
 				`{"containers":[{"name":"c2"}],"volumes":[{"name":"u","emptyDir":{}},{"name":"t","projected":{"sources":[{"serviceAccountToken":{"path":"t"}}]}}]}`},
 			{"", `{"containers":[{"name":"c"}],"volumes":[{"name":"t","projected":{"sources":[{"configMap":{"name":"a"}},{"downwardAPI":{}}]}}]}`},
 		},
-		denies: []try{ // in a template nobody but the caller writes one
+		denies: []try{
+			// The account of another pod of the same object.
+			{request: "apply websites.example.com shop/web", live: `{"a":{"serviceAccountName":"a","containers":[{}]},"b":{"containers":[{}]}}`,
+				result: `{"a":{"serviceAccountName":"a","containers":[{}]},"b":{"serviceAccountName":"a","containers":[{}]}}`},
+			// In a template, nobody but the caller writes one.
 			{request: "apply deployments.apps shop/web", result: `{"spec":{"template":{"spec":{"containers":[{"name":"c"}],"volumes":[{"name":"kube-api-access-x","projected":{"sources":[{"serviceAccountToken":{"path":"t"}}]}}]}}}}`},
 		},
 		leaves: []try{ // what the API server adds to every pod
@@ -261,11 +265,12 @@ var guardTable = map[string]struct {
 		},
 		leaves: []try{{request: "get certificatesigningrequests.certificates.k8s.io shop/a"}, {request: "apply certificates.cert-manager.io shop/a", result: `{}`}},
 	},
-	"guard:pod-security-labels": {
+	"guard:namespace-labels": {
 		denies: []try{
 			{request: "apply namespaces shop", body: `{"metadata":{"labels":{"a":"b","pod-security.kubernetes.io/enforce":"privileged"}}}`},
 			{request: "patch namespaces shop", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":null}}}`},
 			{request: "patch namespaces shop", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce-version":"v1.0"}}}`},
+			{request: "patch namespaces shop", body: `{"metadata":{"labels":{"team":"shop"}}}`},
 			{request: "patch namespaces shop", body: `{"metadata":{"labels":null}}`},
 			{request: "patch namespaces shop", body: `{"metadata":null}`},
 			{request: "patch namespaces shop", body: `[{"op":"remove","path":"/metadata/labels/pod-security.kubernetes.io~1enforce"}]`},
@@ -274,9 +279,8 @@ var guardTable = map[string]struct {
 			{request: "update namespaces shop", body: `{"metadata":{"labels":{"a":"b"}}}`},
 		},
 		leaves: []try{
-			{request: "patch namespaces shop", body: `{"metadata":{"labels":{"team":"shop"}}}`},
 			{request: "patch namespaces shop", body: `{"metadata":{"annotations":{"pod-security.kubernetes.io/enforce":"x"}}}`},
-			{request: "apply namespaces shop", body: `{"metadata":{"labels":{"pod-security.example.com/enforce":"x"}}}`},
+			{request: "apply namespaces shop", body: `{"metadata":{"name":"shop"}}`},
 			{request: "create namespaces shop", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`},
 			{request: "patch services shop/a", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"x"}}}`},
 			{request: "delete namespaces shop"},

@@ -182,14 +182,8 @@ func (p *patterns) covers(other *patterns) bool {
 // covers reports whether every request that other matches is one that this one
 // matches as a restricting rule does.
 func (m *match) covers(other *match) bool {
-	fields := func(m *match) []*patterns {
-		return []*patterns{
-			&m.subjects, &m.groups, &m.issuers, &m.clients, &m.clusters, &m.tools,
-			&m.resources, &m.subresources, &m.namespaces, &m.names,
-		}
-	}
-	theirs := fields(other)
-	for i, field := range fields(m) {
+	theirs := other.fields()
+	for i, field := range m.fields() {
 		if !field.covers(theirs[i]) {
 			return false
 		}

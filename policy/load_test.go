@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -281,6 +282,25 @@ func TestLoadSeveralFiles(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The folder is read every second: what is no file, or too large to be one that
+// somebody wrote, is refused before it is read.
+func TestLoadOddFiles(t *testing.T) {
+	for name, row := range map[string]struct {
+		file *fstest.MapFile
+		want string
+	}{
+		"a pipe":             {&fstest.MapFile{Mode: fs.ModeNamedPipe}, "p.yaml is not a file"},
+		"a link to a folder": {&fstest.MapFile{Mode: fs.ModeSymlink, Data: []byte("folder")}, "p.yaml is not a file"},
+		"a link to nothing":  {&fstest.MapFile{Mode: fs.ModeSymlink, Data: []byte("nowhere")}, "reading policy: "},
+		"too large":          {&fstest.MapFile{Data: make([]byte, strictyaml.MaxBytes+1)}, "p.yaml is larger than 1048576 bytes"},
+	} {
+		_, err := load(fstest.MapFS{"p.yaml": row.file, "folder": {Mode: fs.ModeDir | 0o700}})
+		if err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v; want %q", name, err, row.want)
+		}
+	}
 }
 
 func TestLoadNothing(t *testing.T) {

@@ -135,7 +135,8 @@ func (p podSpec) containers() []any {
 }
 
 // secrets names the Secrets that a container of the pod could read: through its
-// environment, a volume or a projected volume. A pod within the pod has its own.
+// environment, a volume or a projected volume. imagePullSecrets are the
+// kubelet's, and are given in another form. A pod within the pod has its own.
 func (p podSpec) secrets() []string {
 	found := map[string]bool{}
 	secretsBelow(found, p.spec)
@@ -156,7 +157,7 @@ func secretsBelow(found map[string]bool, v any) {
 					found[name] = true
 				}
 			}
-			if key != "imagePullSecrets" && (inner == nil || !isPodSpec(inner)) { // the first are the kubelet's, not a container's
+			if inner == nil || !isPodSpec(inner) {
 				secretsBelow(found, value)
 			}
 		}

@@ -100,6 +100,7 @@ type Set struct {
 	digest   string
 	warnings []string
 	shadows  bool // some rule is in mode shadow
+	ids      int  // of match fields
 }
 
 // Digest is "sha256:<hex>" over the names and bytes of the files and the
@@ -166,6 +167,7 @@ func (s *Set) Decide(req Request) Decision {
 	f := &facts{req: &req}
 	defer f.close()
 	t := targetOf(&req)
+	t.fit = make([]fit, s.ids)
 	var enforced, all tally
 	for _, r := range s.rules {
 		if r.match.mismatch(&t, r.effect == Allow) != "" {

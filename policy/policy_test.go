@@ -252,6 +252,25 @@ func TestGlobsAndExclusions(t *testing.T) {
 	w.deny("delete pods shop/web", "get pods shop/root")
 }
 
+// Fields that look alike, in two rules or in two places, are looked at apart.
+func TestFieldsThatLookAlike(t *testing.T) {
+	w := given(t, `
+  - {name: a, effect: allow, match: {names: ["a b", "web"], namespaces: [shop]}}
+  - {name: b, effect: allow, match: {names: [a, b], namespaces: [web]}}
+  - {name: c, effect: allow, match: {names: ["c, !d"]}}
+  - {name: d, effect: allow, match: {names: ["c", "!d"]}}
+  - {name: e, effect: allow, match: {names: ["e"], namespaces: ["e"]}}
+`)
+	for name, want := range map[string]string{"shop/a b": "a", "web/b": "b", "x/c, !d": "c", "x/c": "d", "e/e": "e", "e/x": "", "shop/b": "", "web/web": ""} {
+		a := request(t, "get roles.rbac.authorization.k8s.io x/x")
+		a.Namespace, a.Name, _ = strings.Cut(name, "/")
+		w.req.Action = a
+		if d := w.set.Decide(w.req); strings.Join(d.Rules, " ") != want {
+			t.Errorf("%s: %+v; want %q", name, d, want)
+		}
+	}
+}
+
 func TestGlob(t *testing.T) {
 	for _, row := range []struct {
 		pattern, s string

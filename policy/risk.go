@@ -45,7 +45,7 @@ func (f *facts) risks() []string {
 		}
 	}
 	for _, c := range p.Diff {
-		add(RiskReplicasToZero, strings.HasSuffix(c.Path, "/replicas") && c.Op == "replace" && isZero(c.New))
+		add(RiskReplicasToZero, strings.HasSuffix(c.Path, "/replicas") && isZero(c.New))
 		add(RiskSelectorChanged, c.Path == "/spec/selector" || strings.HasPrefix(c.Path, "/spec/selector/"))
 		add(RiskDataRemoved, removesData(c))
 		add(RiskOwnership, owned(c.Path))

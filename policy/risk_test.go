@@ -23,6 +23,7 @@ func TestRisks(t *testing.T) {
 
 		{name: "to zero", request: scale, live: `{"spec":{"replicas":2}}`, result: `{"spec":{"replicas":0}}`, want: RiskReplicasToZero},
 		{name: "to zero, by a number with a point", request: patch, live: `{"spec":{"replicas":2}}`, result: `{"spec":{"replicas":0.0}}`, want: RiskReplicasToZero},
+		{name: "to zero, from what is not said", request: "patch websites.example.com shop/web", live: `{"spec":{}}`, result: `{"spec":{"replicas":0}}`, want: RiskReplicasToZero},
 		{name: "to one", request: scale, live: `{"spec":{"replicas":2}}`, result: `{"spec":{"replicas":1}}`},
 		{name: "from zero", request: scale, live: `{"spec":{"replicas":0}}`, result: `{"spec":{"replicas":1}}`},
 		{name: "of a custom resource", request: "patch clusters.example.com shop/db", live: `{"spec":{"db":{"replicas":2}}}`, result: `{"spec":{"db":{"replicas":0}}}`, want: RiskReplicasToZero},
