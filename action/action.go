@@ -178,6 +178,8 @@ func quoted(name string) string {
 // and the kind of object. Every Action of a tool's Plans lies within one of
 // the tool's Scopes; MCP hints and the first policy check are made from them.
 type Scope struct {
+	// Verbs are all those of each request together, as Action.Verbs has them:
+	// an apply is create and patch. Alternatives are Scopes of their own.
 	Verbs []string
 	// Resource is a GroupResource, empty for any.
 	Resource string
@@ -190,12 +192,8 @@ func (s Scope) Covers(a Action) bool {
 	if s.Subresource != a.Subresource || s.Resource != "" && s.Resource != a.Resource.GroupResource() {
 		return false
 	}
-	for _, verb := range a.Verbs() {
-		if !slices.Contains(s.Verbs, verb) {
-			return false
-		}
-	}
-	return true
+	verbs := a.Verbs()
+	return len(verbs) == len(s.Verbs) && !slices.ContainsFunc(verbs, func(verb string) bool { return !slices.Contains(s.Verbs, verb) })
 }
 
 // ReadOnly reports whether nothing within the scope can change the cluster.

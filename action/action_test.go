@@ -40,7 +40,7 @@ func TestScopeCovers(t *testing.T) {
 	}{
 		{"same", Scope{Verbs: []string{Patch}, Resource: "deployments.apps", Subresource: "scale"}, scale, true},
 		{"any resource", Scope{Verbs: []string{Patch}, Subresource: "scale"}, scale, true},
-		{"several verbs", Scope{Verbs: []string{Get, Patch}, Subresource: "scale"}, scale, true},
+		{"one verb of several", Scope{Verbs: []string{Get, Patch}, Subresource: "scale"}, scale, false},
 		{"another verb", Scope{Verbs: []string{Get}, Subresource: "scale"}, scale, false},
 		{"no verbs", Scope{Subresource: "scale"}, scale, false},
 		{"the object is not its subresource", Scope{Verbs: []string{Patch}}, scale, false},

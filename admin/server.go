@@ -19,6 +19,7 @@ import (
 	"countersign/approvals"
 	"countersign/audit"
 	"countersign/gate"
+	"countersign/policy"
 )
 
 // Server answers on the admin socket.
@@ -43,10 +44,11 @@ type Status struct {
 // PolicyStatus is which policy is in force, and whether what lies in its folder
 // is that.
 type PolicyStatus struct {
-	Folder   string    `json:"folder"`
-	Digest   string    `json:"digest"`
-	Since    time.Time `json:"since"`
-	Warnings []string  `json:"warnings,omitempty"`
+	Folder   string      `json:"folder"`
+	Digest   string      `json:"digest"`
+	Since    time.Time   `json:"since"`
+	Info     policy.Info `json:"info"`
+	Warnings []string    `json:"warnings,omitempty"`
 	// Error is why what the folder holds now is not in force.
 	Error     string    `json:"error,omitempty"`
 	ErrorTime time.Time `json:"error_time,omitzero"`

@@ -224,3 +224,60 @@ func TestRequestsToTheCluster(t *testing.T) {
 		mu.Unlock()
 	}
 }
+
+// What was looked at is what the request meets: an agent cannot race itself past
+// a rule about the object by changing it between the look and the request.
+func TestObjectChangesOnTheWay(t *testing.T) {
+	s := newStageWith(t, `
+  - {name: few, effect: allow, match: {resources: [deployments.apps]}, when: object.spec.replicas <= 5}
+`)
+	set := func(seconds int) {
+		t.Helper()
+		if _, err := world.cluster.Run(s.ctx, "", "patch", "deployment", "web", "-n", s.namespace, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"progressDeadlineSeconds":%d}}`, seconds)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(4)
+	for _, row := range []struct {
+		seconds  int
+		refused  bool
+		replicas string
+	}{{600, true, "2"}, {3, false, "3"}} {
+		held := s.proxy.Hold(func(r *http.Request) bool { return r.Method == http.MethodPatch && r.URL.Query().Get("dryRun") == "" })
+		answered := make(chan rig.Answer, 1)
+		go func() {
+			answer, err := s.agent.Call(s.ctx, "patch_resource", fmt.Sprintf(`{"kind":"deploy","namespace":%q,"name":"web","type":"json","patch":"[{\"op\":\"copy\",\"from\":\"/spec/progressDeadlineSeconds\",\"path\":\"/spec/replicas\"}]"}`, s.namespace))
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- answer
+		}()
+		<-held
+		set(row.seconds)
+		s.proxy.Release(true)
+		if answer := <-answered; answer.IsError != row.refused || row.refused && !strings.Contains(answer.Text, "the object changed while the request was on its way") {
+			t.Errorf("changed to %d: %s", row.seconds, answer.Text)
+		}
+		if got := s.replicas(); got != row.replicas {
+			t.Errorf("changed to %d: %s replicas; want %s", row.seconds, got, row.replicas)
+		}
+		set(4)
+	}
+}
+
+// An agent that repeats itself is told so, whatever the answer was.
+func TestAgentInALoop(t *testing.T) {
+	s := newStage(t)
+	for _, args := range []string{`{"kind":"deploy","namespace":%q,"name":"web"}`, `{"kind":"deploy","namespace":%q,"name":"gone"}`, `{"kind":"nothing","namespace":%q,"name":"web"}`} {
+		var last rig.Answer
+		for range 21 {
+			var err error
+			if last, err = s.agent.Call(s.ctx, "get_resource", fmt.Sprintf(args, s.namespace)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !last.IsError || last.Structured.Rule != "guard:loop" || !strings.Contains(last.Text, "You are repeating yourself") {
+			t.Errorf("%s: %s", args, last.Text)
+		}
+	}
+}

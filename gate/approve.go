@@ -39,6 +39,9 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 				})
 			}
 		}
+		if c.decision = g.limited(c, c.decision); c.decision.Effect == policy.Deny {
+			return g.deny(c, c.decision)
+		}
 		op := g.newOperation(c, approvals.PendingApproval)
 		if op, err = g.question(op, c.decision, c.previews); err != nil {
 			return g.unrecorded(c, err)

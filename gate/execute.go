@@ -16,17 +16,32 @@ import (
 )
 
 // execute sends the Actions of a plan in order and stops at the first error.
-// It returns the answers of those that succeeded.
-func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview) ([]Response, error) {
+// It returns the answers of those that succeeded. What was previewed is sent
+// only while the object is as it was seen; when it is not, moved is asked.
+func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, moved func(i int) (string, error)) ([]Response, error) {
 	var results []Response
 	for i, a := range plan.Actions {
-		uid := ""
-		if previews != nil {
-			uid = previews[i].UID()
+		var result Response
+		var err error
+		for tries := 0; ; tries++ {
+			live := Live{}
+			if previews != nil {
+				live = Live{previews[i].UID(), previews[i].ResourceVersion()}
+			}
+			ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+			result, err = g.Cluster.Execute(ctx, a, ids[i], live)
+			cancel()
+			var refused *APIError
+			if live == (Live{}) || tries == maxMoves || !errors.As(err, &refused) || refused.Code != http.StatusConflict {
+				break
+			}
+			id, again := moved(i)
+			if again != nil {
+				err = again
+				break
+			}
+			ids[i] = id
 		}
-		ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
-		result, err := g.Cluster.Execute(ctx, a, ids[i], uid)
-		cancel()
 		if err != nil {
 			return results, fmt.Errorf("%s: %w", a, err)
 		}
@@ -35,10 +50,38 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 	return results, nil
 }
 
+// maxMoves is how often a request is sent again because the object changed
+// between the last look and the request. Controllers write status all the time.
+const maxMoves = 5
+
+// moved looks again at an object that changed on the way: the request is sent once more,
+// under another Audit-ID, which is on record before, if still says that what it
+// would do now is covered by what was decided.
+func (g *Gate) moved(ctx context.Context, op approvals.Operation, previews []action.Preview, i int, still func([]action.Preview) error) (string, error) {
+	lookCtx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+	defer cancel()
+	fresh, err := g.Cluster.Preview(lookCtx, op.Plan.Actions[i], func() string { return auditID(op.ID) })
+	if err != nil {
+		return "", err
+	}
+	previews[i] = fresh
+	if err := still(previews); err != nil {
+		return "", &APIError{Code: http.StatusConflict, Reason: string(metav1.StatusReasonConflict),
+			Message: "the object changed while the request was on its way, and now it is refused: " + err.Error()}
+	}
+	ids := make([]string, len(op.Plan.Actions))
+	ids[i] = auditID(op.ID)
+	if err := g.commit(Batch{Entries: []Entry{g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)}}); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
+	return ids[i], nil
+}
+
 // finish sends an operation that is durably EXECUTING, and records how it ended.
-func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview) Result {
+// still is asked when an object is not as it was seen, with what is seen now.
+func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview, still func([]action.Preview) error) Result {
 	start := g.Now()
-	results, err := g.execute(ctx, op.Plan, ids, previews)
+	results, err := g.execute(ctx, op.Plan, ids, previews, func(i int) (string, error) { return g.moved(ctx, op, previews, i, still) })
 	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
 	op.Done = len(results)
 	state := approvals.Succeeded

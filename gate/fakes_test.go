@@ -164,8 +164,8 @@ type fakeCluster struct {
 	refuse func(a action.Action) (err error, effect bool)
 	// unreachable, when set, fails every preview.
 	unreachable error
-	// looking, when set, is called with every preview.
-	looking func()
+	// looking, when set, is called with every preview, sending with every request.
+	looking, sending func()
 }
 
 func target(a action.Action) string {
@@ -249,7 +249,7 @@ func exists(a action.Action) error {
 	return &APIError{Code: 409, Reason: "AlreadyExists", Message: a.Name + " already exists"}
 }
 
-func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid string) (Response, error) {
+func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID string, seen Live) (Response, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a.ReadOnly() {
@@ -263,7 +263,11 @@ func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid
 	if ctx.Err() != nil {
 		return Response{}, fmt.Errorf("%w: %w", ErrNotSent, ctx.Err())
 	}
-	if live, _ := c.objects[target(a)]["metadata"].(map[string]any); uid != "" && live["uid"] != uid {
+	if c.sending != nil {
+		c.sending()
+	}
+	live, _ := c.objects[target(a)]["metadata"].(map[string]any)
+	if version, _ := live["resourceVersion"].(string); seen.UID != "" && (live["uid"] != seen.UID || version != seen.ResourceVersion) {
 		return Response{}, &APIError{Code: 409, Reason: "Conflict", Message: "another object"}
 	}
 	effect, err := true, error(nil)
@@ -287,7 +291,7 @@ func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID, uid
 		return Response{}, &APIError{Code: 404, Reason: "NotFound", Message: a.Name + " not found"}
 	}
 	body, _ := json.Marshal(result)
-	return Response{Code: 200, Body: body, Name: a.Name, UID: uid}, nil
+	return Response{Code: 200, Body: body, Name: a.Name, UID: seen.UID}, nil
 }
 
 // knows reports whether an intent of the operation that the Audit-ID names is stored.

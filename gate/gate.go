@@ -64,18 +64,22 @@ var (
 // carries the Audit-ID that it is given.
 type Cluster interface {
 	tools.Resolver
-	// Execute sends one Action. A non-nil uid is the object that was approved:
-	// where the API allows it, another object under the same name is refused.
+	// Execute sends one Action. live is the object that the decision rests on:
+	// another object under the same name, or another state of it, is refused
+	// with code 409. It is zero when nothing was looked at, or nothing was there.
 	// The error is an *APIError when the API server answered, wraps ErrNotSent
 	// when the request cannot have arrived, and otherwise leaves open whether
 	// it took effect.
-	Execute(ctx context.Context, a action.Action, auditID, uid string) (Response, error)
+	Execute(ctx context.Context, a action.Action, auditID string, live Live) (Response, error)
 	// Preview asks the API server what the Action would do, without doing it.
 	// It sends at most two requests; auditID gives each a fresh id. Errors as above.
 	Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error)
 	// Namespace reads one Namespace, nil when there is none. Errors as of Execute.
 	Namespace(ctx context.Context, cluster, name, auditID string) (map[string]any, error)
 }
+
+// Live names an object in one of its states.
+type Live struct{ UID, ResourceVersion string }
 
 // Response is the API server's answer to one Action.
 type Response struct {
@@ -184,6 +188,9 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 		return g.malformed(c, tools.BadArgument("there is no tool %q; tools/list names those that you may use", req.Tool))
 	}
 	args, err := c.tool.Decode(req.RawArgs)
+	if loop := g.looping(c, args); loop != nil {
+		return g.deny(c, *loop)
+	}
 	if err != nil {
 		return g.malformed(c, err)
 	}
@@ -215,18 +222,26 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 
 	// 5. Preview, only if the decision or an approver needs it. 6. Decide.
 	var stored error
+	var over *policy.Decision
 	c.decision, err = g.settle(ctx, c.policy, c.op, &c.Principal, c.Plan, c.Args, &c.seen, func() error {
+		if over = g.exhausted(c); over != nil {
+			return errExhausted
+		}
 		stored = g.commit(Batch{Entries: c.intent})
 		c.intent = nil
 		return stored
 	})
 	switch {
+	case over != nil:
+		return g.deny(c, *over)
 	case stored != nil:
 		return g.unrecorded(c, stored)
 	case err != nil:
 		return g.refusedByCluster(c, err)
 	}
-	c.decision = g.limited(c, c.decision)
+	if c.decision.Effect == policy.Allow { // what is asked draws when it is asked
+		c.decision = g.limited(c, c.decision)
+	}
 	switch c.decision.Effect {
 	case policy.Allow:
 		if c.Plan.ReadOnly() {
@@ -239,6 +254,8 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	}
 	return g.deny(c, c.decision)
 }
+
+var errExhausted = errors.New("a limit is exhausted")
 
 // callerOf names the caller whose groups may change between question and
 // execution: the same subject through the same client for the same person.
@@ -278,7 +295,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 	go func() {
 		durable <- g.commit(Batch{Entries: entries})
 	}()
-	results, err := g.execute(ctx, c.Plan, ids, nil)
+	results, err := g.execute(ctx, c.Plan, ids, nil, nil)
 	if commitErr := <-durable; commitErr != nil {
 		return g.unrecorded(c, commitErr)
 	}
@@ -311,7 +328,13 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
-	return g.finish(ctx, op, ids, c.previews)
+	return g.finish(ctx, op, ids, c.previews, func(previews []action.Preview) error {
+		c.previews = previews
+		if d := g.decide(c.policy, &c.Principal, c.Plan, c.Args, &c.seen); d.Effect != policy.Allow {
+			return errors.New(d.Reason)
+		}
+		return nil
+	})
 }
 
 // commit stores a batch. It does not end with the call that it is about: a

@@ -1,13 +1,16 @@
 package gate
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"countersign/action"
 	"countersign/policy"
 )
 
@@ -15,9 +18,9 @@ import (
 // restart begins with full ones.
 type budgets struct {
 	mu sync.Mutex
-	// calls are the budgets of identical calls, apart from the others, because
-	// a caller can make as many of them as it likes.
-	calls, others map[string]*budget
+	// by is whose budgets they are: a caller can make as many as it likes of
+	// those of identical calls, and must not push out those of others.
+	by map[string]map[string]*budget
 }
 
 type budget struct {
@@ -25,51 +28,47 @@ type budget struct {
 	limit   policy.Limit
 }
 
-// maxCalls bounds how many identical-call budgets are kept.
-const maxCalls = 10_000
+// maxOwners and maxBudgets bound whose budgets are kept, and how many of each.
+const (
+	maxOwners  = 10_000
+	maxBudgets = 1_000
+)
 
 // draw is what one call takes from one budget.
 type draw struct {
 	limit policy.Limit
+	owner string // empty for a budget that is nobody's own
 	key   string
 	n     int
 }
 
-// draws lists what a call takes from each of policy's limits.
+// draws lists what a planned call takes from each of policy's limits.
 func draws(c *call) []draw {
 	var out []draw
-	byName := map[string]int{}
 	for i := range c.Plan.Actions {
 		for _, limit := range c.policy.Limits(&c.Principal, c.Tool, &c.Plan.Actions[i]) {
-			at, ok := byName[limit.Name]
-			if !ok {
+			at := slices.IndexFunc(out, func(d draw) bool { return d.limit.Name == limit.Name })
+			if at < 0 {
 				at = len(out)
-				byName[limit.Name] = at
-				key := limit.Name + "\n"
+				d := draw{limit: limit, key: limit.Name}
 				switch limit.By {
 				case policy.ByPrincipal:
-					key += c.Principal.Key()
+					d.owner = c.Principal.Key()
 				case policy.ByTool:
-					key += c.Tool
-				case policy.ByCall:
-					key += questionKey(c.Principal, c.planDigest)
+					d.key += "\n" + c.Tool
 				}
-				out = append(out, draw{limit: limit, key: key})
+				out = append(out, d)
 			}
-			if limit.By == policy.ByCall {
-				out[at].n = 1 // the call as a whole is what is repeated
-			} else {
-				out[at].n++
-			}
+			out[at].n++
 		}
 	}
 	return out
 }
 
-// take draws on the budgets. When one of them does not hold enough, nothing is
-// taken from any, and the draw that failed is returned with how long to wait; 0
-// is for ever.
-func (b *budgets) take(all []draw, now time.Time) (failed *draw, wait time.Duration) {
+// take draws on the budgets, or only looks whether it could. When one of them
+// does not hold enough, nothing is taken from any, and the draw that failed is
+// returned with how long to wait; 0 is for ever.
+func (b *budgets) take(all []draw, now time.Time, look bool) (failed *draw, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	limiters := make([]*rate.Limiter, len(all))
@@ -82,7 +81,7 @@ func (b *budgets) take(all []draw, now time.Time) (failed *draw, wait time.Durat
 			}
 		}
 	}
-	if failed != nil {
+	if failed != nil || look {
 		return failed, wait
 	}
 	for i, d := range all {
@@ -93,63 +92,106 @@ func (b *budgets) take(all []draw, now time.Time) (failed *draw, wait time.Durat
 
 // limiter finds or makes a budget; one whose limit has changed begins anew.
 func (b *budgets) limiter(d draw, now time.Time) *rate.Limiter {
-	kept := &b.others
-	if d.limit.By == policy.ByCall {
-		kept = &b.calls
+	if b.by == nil {
+		b.by = map[string]map[string]*budget{}
 	}
-	if *kept == nil {
-		*kept = map[string]*budget{}
-	}
-	if have := (*kept)[d.key]; have != nil && have.limit.Calls == d.limit.Calls && have.limit.Per == d.limit.Per {
+	own := b.by[d.owner]
+	if have := own[d.key]; have != nil && have.limit.Calls == d.limit.Calls && have.limit.Per == d.limit.Per {
 		return have.limiter
 	}
-	if d.limit.By == policy.ByCall && len(b.calls) >= maxCalls {
-		// Those that are full count nothing any more. Should all be in use, none is kept.
-		maps.DeleteFunc(b.calls, func(_ string, have *budget) bool {
-			return have.limiter.TokensAt(now) >= float64(have.limit.Calls)
-		})
-		if len(b.calls) >= maxCalls {
-			clear(b.calls)
+	// A full budget counts nothing and need not be kept. Should an owner's all be
+	// in use, none of them is.
+	full := func(_ string, have *budget) bool { return have.limiter.TokensAt(now) >= float64(have.limit.Calls) }
+	if own == nil {
+		if len(b.by) >= maxOwners {
+			maps.DeleteFunc(b.by, func(_ string, own map[string]*budget) bool {
+				maps.DeleteFunc(own, full)
+				return len(own) == 0
+			})
+		}
+		own = map[string]*budget{}
+		b.by[d.owner] = own
+	}
+	if len(own) >= maxBudgets {
+		if maps.DeleteFunc(own, full); len(own) >= maxBudgets {
+			clear(own)
 		}
 	}
 	made := &budget{rate.NewLimiter(rate.Limit(float64(d.limit.Calls)/d.limit.Per.Seconds()), d.limit.Calls), d.limit}
-	(*kept)[d.key] = made
+	own[d.key] = made
 	return made.limiter
 }
 
-// limited applies policy's limits to a decided call. A call that policy refuses
-// draws only on the budgets of identical calls.
-func (g *Gate) limited(c *call, d policy.Decision) policy.Decision {
-	var enforced, shadow []draw
-	for _, one := range draws(c) {
-		switch {
-		case d.Effect == policy.Deny && one.limit.By != policy.ByCall:
-		case one.limit.Shadow:
-			shadow = append(shadow, one)
-		default:
-			enforced = append(enforced, one)
+// looping refuses a call that its caller has made too often in this very form.
+// args are nil when the arguments make no sense. The agent's reason does not
+// make it another call.
+func (g *Gate) looping(c *call, args map[string]any) *policy.Decision {
+	limits := c.policy.CallLimits(&c.Principal, c.Tool)
+	if len(limits) == 0 {
+		return nil
+	}
+	form := c.RawArgs
+	if args != nil {
+		args = maps.Clone(args)
+		delete(args, "reason")
+		if canonical, err := action.Canonical(args); err == nil {
+			form = canonical
 		}
 	}
-	now := g.Now()
-	if failed, _ := g.budgets.take(shadow, now); failed != nil && d.Effect != policy.Deny {
-		d.Shadow = &policy.Shadow{Effect: policy.Deny, Rules: []string{failed.limit.Name}, Reason: limitReason(failed, 0)}
+	sum := sha256.Sum256(form)
+	var all []draw
+	for _, limit := range limits {
+		if !limit.Shadow {
+			all = append(all, draw{limit: limit, owner: c.Principal.Key() + "\ncalls", key: limit.Name + "\n" + c.Tool + "\n" + string(sum[:]), n: 1})
+		}
 	}
-	failed, wait := g.budgets.take(enforced, now)
+	failed, wait := g.budgets.take(all, g.Now(), false)
 	if failed == nil {
-		return d
+		return nil
 	}
-	return policy.Decision{
-		Effect: policy.Deny, Rules: []string{failed.limit.Name}, Reason: limitReason(failed, wait),
-		Risks: d.Risks, Digest: d.Digest,
-	}
+	return overdrawn(failed, wait, c.policy.Digest())
 }
 
-func limitReason(d *draw, wait time.Duration) string {
+// exhausted says that a call has no chance for want of budget, before anything
+// is read for it. A question that is open already draws on nothing any more.
+func (g *Gate) exhausted(c *call) *policy.Decision {
+	failed, wait := g.budgets.take(enforced(draws(c)), g.Now(), true)
+	if failed == nil {
+		return nil
+	}
+	if was, err := g.Store.Question(questionKey(c.Principal, c.planDigest)); err == nil && was != "" {
+		if op, err := g.Store.Operation(was); err == nil && op.State.Open() {
+			return nil
+		}
+	}
+	return overdrawn(failed, wait, c.policy.Digest())
+}
+
+// limited draws on the budgets for a call that policy lets through.
+func (g *Gate) limited(c *call, d policy.Decision) policy.Decision {
+	all, now := draws(c), g.Now()
+	watched := slices.DeleteFunc(slices.Clone(all), func(d draw) bool { return !d.limit.Shadow })
+	if failed, wait := g.budgets.take(watched, now, false); failed != nil {
+		over := overdrawn(failed, wait, d.Digest)
+		d.Shadow = &policy.Shadow{Effect: over.Effect, Rules: over.Rules, Reason: over.Reason}
+	}
+	if failed, wait := g.budgets.take(enforced(all), now, false); failed != nil {
+		return *overdrawn(failed, wait, d.Digest)
+	}
+	return d
+}
+
+func enforced(all []draw) []draw {
+	return slices.DeleteFunc(slices.Clone(all), func(d draw) bool { return d.limit.Shadow })
+}
+
+// overdrawn is the refusal of a call by a limit.
+func overdrawn(d *draw, wait time.Duration, digest string) *policy.Decision {
 	what := "requests"
 	if d.limit.By == policy.ByCall {
 		what = "identical calls"
 	}
-	text := fmt.Sprintf("limit %s: at most %d %s in %s", d.limit.Name, d.limit.Calls, what, d.limit.Per)
+	text := fmt.Sprintf("limit %s: at most %d %s at once, and as many again over %s", d.limit.Name, d.limit.Calls, what, d.limit.Per)
 	switch {
 	case wait > 0:
 		text += fmt.Sprintf("; there is room again in %s", wait)
@@ -159,5 +201,5 @@ func limitReason(d *draw, wait time.Duration) string {
 	if d.limit.Message != "" {
 		text += ". " + d.limit.Message
 	}
-	return text
+	return &policy.Decision{Effect: policy.Deny, Rules: []string{d.limit.Name}, Reason: text, Digest: digest}
 }

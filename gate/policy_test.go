@@ -171,7 +171,7 @@ func TestLimitsRefillAndSay(t *testing.T) {
 	r.scale(3)
 	r.scale(4)
 	got := r.scale(5)
-	if got.Rule != "few" || got.Reason != "limit few: at most 2 requests in 1m0s; there is room again in 30s. Take it slowly." {
+	if got.Rule != "few" || got.Reason != "limit few: at most 2 requests at once, and as many again over 1m0s; there is room again in 30s. Take it slowly." {
 		t.Errorf("got %+v", got)
 	}
 	r.wantSent(scaled, scaled)
@@ -234,11 +234,23 @@ func TestShadowLimit(t *testing.T) {
 
 // An agent in a loop is told so, also one that repeats what policy refuses.
 func TestLoop(t *testing.T) {
-	for name, rules := range map[string]string{"allowed": allowAll, "refused": "  - {name: looks, effect: allow, match: {verbs: [get, patch]}, when: 'args.replicas < 3'}"} {
-		r := newRig(t, rules)
+	for name, call := range map[string]struct{ rules, tool, args string }{
+		"allowed":          {allowAll, "scale_deployment", `{"namespace":"shop","name":"web","replicas":3,"reason":"try %d"}`},
+		"refused":          {"  - {name: looks, effect: allow, match: {verbs: [get, patch]}, when: 'args.replicas < 3'}", "scale_deployment", `{"namespace":"shop","name":"web","replicas":3,"reason":"try %d"}`},
+		"refused outright": {"  - {name: other, effect: allow, match: {principals: {groups: [admins]}}}", "scale_deployment", `{"namespace":"shop","name":"web","replicas":3,"reason":"try %d"}`},
+		"no dry run":       {allowLooking, "delete_resource", `{"kind":"configmap","namespace":"shop","name":"gone","reason":"try %d"}`},
+		"no such kind":     {allowAll, "get_resource", `{"kind":"nothing","namespace":"shop","name":"gone"}`},
+		"no sense":         {allowAll, "scale_deployment", `{"replicas":`},
+		"about operations": {allowAll, "get_operation", `{"op":"x"}`},
+	} {
+		r := newRig(t, call.rules)
 		var got Result
-		for range 21 {
-			got = r.scale(3)
+		for i := range 21 {
+			args := call.args
+			if strings.Contains(args, "%d") {
+				args = fmt.Sprintf(args, i)
+			}
+			got = r.call(call.tool, args)
 		}
 		if got.Status != Denied || got.Rule != "guard:loop" || !strings.Contains(got.Reason, "You are repeating yourself") {
 			t.Errorf("%s: %+v", name, got)
@@ -253,11 +265,23 @@ func TestLoop(t *testing.T) {
 func TestBudgetsAreBounded(t *testing.T) {
 	var b budgets
 	limit := policy.Limit{Name: "l", Calls: 2, Per: time.Minute, By: policy.ByCall}
-	for i := range 3 * maxCalls {
-		b.take([]draw{{limit, fmt.Sprint(i), 1}}, noon.Add(time.Duration(i)*time.Millisecond))
+	mine := draw{limit: limit, owner: "me", key: "call", n: 1}
+	b.take([]draw{mine}, noon, false)
+	b.take([]draw{mine}, noon, false)
+	for i := range 3 * maxBudgets {
+		b.take([]draw{{limit, "other", fmt.Sprint(i), 1}}, noon.Add(time.Duration(i)*time.Millisecond), false)
 	}
-	if n := len(b.calls); n > maxCalls {
+	if n := len(b.by["other"]); n > maxBudgets {
 		t.Errorf("%d budgets are kept", n)
+	}
+	if failed, _ := b.take([]draw{mine}, noon.Add(time.Second), false); failed == nil {
+		t.Error("one caller's calls gave another a new budget")
+	}
+	for i := range 2 * maxOwners {
+		b.take([]draw{{limit, fmt.Sprint(i), "call", 1}}, noon.Add(time.Hour+time.Duration(i)*time.Minute), false)
+	}
+	if n := len(b.by); n > maxOwners {
+		t.Errorf("budgets of %d owners are kept", n)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
 	"countersign/policy"
@@ -236,7 +237,13 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
 		return !errors.Is(err, ErrConflict), err
 	}
-	g.finish(context.WithoutCancel(ctx), op, ids, previews)
+	g.finish(context.WithoutCancel(ctx), op, ids, previews, func(previews []action.Preview) error {
+		digest, err := action.PreviewDigest(previews, g.digestKey(op.Plan))
+		if err == nil && digest != op.PreviewDigest {
+			err = errors.New("what would change is no longer what was approved")
+		}
+		return err
+	})
 	return false, nil
 }
 

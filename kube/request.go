@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"regexp"
@@ -31,12 +32,12 @@ const headerAuditID = "Audit-ID"
 const tableAccept = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 // Execute implements gate.Cluster.
-func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID, uid string) (gate.Response, error) {
+func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID string, live gate.Live) (gate.Response, error) {
 	one, err := c.get(a.Cluster)
 	if err != nil {
 		return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 	}
-	response, err := one.send(ctx, a, auditID, uid, false)
+	response, err := one.send(ctx, a, auditID, live, false)
 	if err != nil || a.ReadOnly() {
 		return response, err
 	}
@@ -113,7 +114,7 @@ func notFound(err error) bool {
 
 // object sends a request and decodes the object that it answers with.
 func (c *cluster) object(ctx context.Context, a action.Action, auditID string, dryRun bool) (map[string]any, error) {
-	response, err := c.send(ctx, a, auditID, "", dryRun)
+	response, err := c.send(ctx, a, auditID, gate.Live{}, dryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func (c *cluster) object(ctx context.Context, a action.Action, auditID string, d
 
 // send sends one request. A body is sent for every verb that has one, and a
 // dry run differs from the real request in nothing but dryRun=All.
-func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string, dryRun bool) (gate.Response, error) {
+func (c *cluster) send(ctx context.Context, a action.Action, auditID string, live gate.Live, dryRun bool) (gate.Response, error) {
 	var req *rest.Request
 	switch a.Verb {
 	case action.Get, action.List:
@@ -156,8 +157,9 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 		if p := metav1.DeletionPropagation(a.Options.PropagationPolicy); p != "" {
 			options.PropagationPolicy = &p
 		}
-		if uid != "" {
-			options.Preconditions = metav1.NewUIDPreconditions(uid)
+		if live.UID != "" {
+			options.Preconditions = metav1.NewUIDPreconditions(live.UID)
+			options.Preconditions.ResourceVersion = &live.ResourceVersion
 		}
 		if dryRun {
 			options.DryRun = []string{metav1.DryRunAll}
@@ -168,7 +170,7 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 		}
 		req = req.SetHeader("Content-Type", "application/json").Body(body)
 	case a.Body != nil:
-		body, err := action.Canonical(a.Body)
+		body, err := action.Canonical(unchanged(a, live))
 		if err != nil {
 			return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 		}
@@ -195,6 +197,29 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID, uid string
 	}
 	response.Body, _ = result.Raw()
 	return response, nil
+}
+
+// unchanged is the body of a request that is to be refused, with code 409, unless
+// the object is still in the state that was seen.
+func unchanged(a action.Action, live gate.Live) any {
+	if live.ResourceVersion == "" || a.Verb != action.Patch {
+		return a.Body
+	}
+	switch body := a.Body.(type) {
+	case []any: // JSON Patch
+		return append([]any{map[string]any{"op": "replace", "path": "/metadata/resourceVersion", "value": live.ResourceVersion}}, body...)
+	case map[string]any:
+		body = maps.Clone(body)
+		meta, _ := body["metadata"].(map[string]any)
+		meta = maps.Clone(meta)
+		if meta == nil {
+			meta = map[string]any{}
+		}
+		meta["resourceVersion"] = live.ResourceVersion
+		body["metadata"] = meta
+		return body
+	}
+	return a.Body
 }
 
 // stream reads an answer to its end and keeps the last bytes of it: what is

@@ -127,14 +127,13 @@ func compileCondition(expression string) (*condition, error) {
 	}
 	c := &condition{}
 	c.variables, c.loops = mentions(checked)
-	has := func(name string) func(string) bool { return func(v string) bool { return v == name } }
 	for _, name := range fromPreview {
-		if slices.ContainsFunc(c.variables, has(name)) {
+		if slices.Contains(c.variables, name) {
 			c.needs |= NeedPreview
 		}
 	}
 	for _, name := range fromNamespace {
-		if slices.ContainsFunc(c.variables, has(name)) {
+		if slices.Contains(c.variables, name) {
 			c.needs |= NeedNamespace
 		}
 	}

@@ -21,9 +21,8 @@ type Explanation struct {
 	Shadow    bool     `json:"shadow,omitempty"`
 }
 
-// Explain decides as Decide does, and says of every rule whether it applied and
-// why, or why not.
-func (s *Set) Explain(req Request) (Decision, []Explanation) {
+// Explain says of every rule whether it applies to a request and why, or why not.
+func (s *Set) Explain(req Request) []Explanation {
 	t := targetOf(&req)
 	out := make([]Explanation, len(s.rules))
 	for i, r := range s.rules {
@@ -55,7 +54,7 @@ func (s *Set) Explain(req Request) (Decision, []Explanation) {
 		}
 		out[i] = e
 	}
-	return s.Decide(req), out
+	return out
 }
 
 func (n Need) String() string {

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"countersign/action"
 	"countersign/strictyaml"
@@ -107,8 +110,8 @@ type Known struct {
 	// Tools are the tools that this server has, with what each can do at most.
 	Tools map[string][]action.Scope
 	// Resources are the names (action.Resource.GroupResource) of the kinds that
-	// every cluster has.
-	Resources []string
+	// every cluster has; those of Outside among them lie in no namespace.
+	Resources, Outside []string
 }
 
 // guards are the built-in rules and limits. They are read by the same code.
@@ -156,7 +159,8 @@ func Load(dir fs.FS, known Known) (*Set, error) {
 		return nil, l.problems
 	}
 	l.set.ids = number(l.set.rules)
-	l.set.warnings = shadowed(l.set.rules)
+	l.set.guardsOff = slices.Sorted(maps.Keys(l.off))
+	l.set.warnings = append(l.never(), shadowed(l.set.rules)...)
 	return l.set, nil
 }
 
@@ -177,6 +181,10 @@ type source struct {
 func read(dir fs.FS) ([]source, string, error) {
 	entries, err := fs.ReadDir(dir, ".")
 	if err != nil {
+		var open *fs.PathError
+		if errors.As(err, &open) { // which calls the folder "."
+			err = open.Err
+		}
 		return nil, "", fmt.Errorf("reading policy directory: %w", err)
 	}
 	var files []source
@@ -185,17 +193,7 @@ func read(dir fs.FS) ([]source, string, error) {
 		if entry.IsDir() || !isPolicy(entry.Name()) {
 			continue
 		}
-		// A link is followed: that is how Kubernetes mounts a ConfigMap.
-		info, err := fs.Stat(dir, entry.Name())
-		switch {
-		case err != nil:
-			return nil, "", fmt.Errorf("reading policy: %w", err)
-		case !info.Mode().IsRegular():
-			return nil, "", fmt.Errorf("reading policy: %s is not a file", entry.Name())
-		case info.Size() > strictyaml.MaxBytes:
-			return nil, "", fmt.Errorf("reading policy: %s is larger than %d bytes", entry.Name(), strictyaml.MaxBytes)
-		}
-		data, err := fs.ReadFile(dir, entry.Name())
+		data, err := strictyaml.ReadFile(dir, entry.Name())
 		if err != nil {
 			return nil, "", fmt.Errorf("reading policy: %w", err)
 		}
@@ -264,7 +262,7 @@ func (l *loader) add(document *strictyaml.Document, f *file, guard bool) {
 			continue
 		}
 		r, mistakes := compile(spec)
-		mistakes = append(mistakes, l.unknown(spec.Match)...)
+		mistakes = append(mistakes, l.unknown(spec.Match, r.effect == Allow)...)
 		for i, name := range approversOf(spec) {
 			if l.known.Approvers != nil && !slices.Contains(l.known.Approvers, name) {
 				mistakes = append(mistakes, mistake{[]any{"approval", "approvers", i}, fmt.Sprintf("approver set %q is not defined under approvers in the configuration", name)})
@@ -283,7 +281,7 @@ func (l *loader) add(document *strictyaml.Document, f *file, guard bool) {
 			continue
 		}
 		limit, mistakes := compileLimit(spec)
-		for _, m := range append(mistakes, l.unknown(spec.Match)...) {
+		for _, m := range append(mistakes, l.unknown(spec.Match, false)...) {
 			report(append(at, m.path...), "limit %s: %s", spec.Name, m.text)
 		}
 		limit.Shadow = shadow
@@ -305,8 +303,16 @@ func (l *loader) name(document *strictyaml.Document, guard bool, what, name stri
 	case name == "":
 		report(document.Problem(at, ""), "%s %d has no name", what, at[len(at)-1].(int)+1)
 		return at, false
+	case strings.ContainsFunc(name, hidden):
+		report(here, "%s %d: name %+q holds a character that cannot be seen", what, at[len(at)-1].(int)+1, name)
+		return at, false
+	case utf8.RuneCountInString(name) > maxName:
+		report(here, "%s %d: name is longer than %d characters", what, at[len(at)-1].(int)+1, maxName)
+		return at, false
 	case dup:
-		report(here, "%s %s: name is used already, at %s:%d", what, name, first.File, first.Line)
+		where := here
+		where.First = &first
+		report(where, "%s %s: name is used already", what, name)
 	case !guard && strings.HasPrefix(name, guardPrefix):
 		report(here, "%s %s: names that begin with %q are those of the built-in guards", what, name, guardPrefix)
 		return at, false
@@ -314,6 +320,17 @@ func (l *loader) name(document *strictyaml.Document, guard bool, what, name stri
 	l.names[name] = here
 	_, off := l.off[name]
 	return at, !guard || !off
+}
+
+// maxName bounds the name of a rule or limit, in characters: it stands in every
+// record of what it decided.
+const maxName = 100
+
+// hidden reports whether a character shows nothing, or moves others about: a
+// name is shown on terminals and to approvers.
+func hidden(r rune) bool {
+	const emptyBraille = '\u2800'
+	return !unicode.IsPrint(r) || r == emptyBraille || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
 func approversOf(spec ruleSpec) []string {

@@ -100,7 +100,7 @@ var guardTable = map[string]struct {
 			{request: "patch roles.rbac.authorization.k8s.io shop/r"}, {request: "update clusterroles.rbac.authorization.k8s.io shop/r"},
 		},
 		leaves: []try{{request: "get roles.rbac.authorization.k8s.io shop/r"}, {request: "delete roles.rbac.authorization.k8s.io shop/r"},
-			{request: "create roles.example.com shop/r", result: `{}`}},
+			{request: "create rolesets.example.com shop/r", result: `{}`}},
 	},
 	"guard:rbac-bindings": {
 		denies: []try{
@@ -156,16 +156,30 @@ var guardTable = map[string]struct {
 		denies: []try{{request: "create pods/binding shop/web"}, {request: "create bindings shop/web"}},
 		leaves: []try{{request: "create bindings.example.com shop/web", result: `{}`}, {request: "create pods/eviction shop/web"}, {request: "create pods shop/web", result: `{}`}},
 	},
-	"guard:host-volumes": {
+	"guard:volumes": {
 		denies: []try{
-			{request: "apply persistentvolumes pv", result: `{"spec":{"hostPath":{"path":"/"}}}`},
-			{request: "create persistentvolumes pv", result: `{"spec":{"local":{"path":"/"}}}`},
-			{request: "patch persistentvolumes pv", live: `{"spec":{"nfs":{}}}`, result: `{"spec":{"hostPath":{"path":"/"}}}`},
+			{request: "apply persistentvolumes pv"}, {request: "patch persistentvolumes pv", body: `{"metadata":{"labels":{"a":"b"}}}`},
+			{request: "create storageclasses.storage.k8s.io shop/fast"}, {request: "apply csidrivers.storage.k8s.io shop/d"}, {request: "create volumeattachments.storage.k8s.io shop/a"},
+		},
+		leaves: []try{{request: "delete persistentvolumes pv"}, {request: "apply persistentvolumeclaims shop/a"}, {request: "get persistentvolumes pv"}},
+	},
+	"guard:system-pods": {
+		denies: []try{
+			{request: "create pods kube-system/a", result: `{"spec":{"containers":[{"name":"a","image":"i"}]}}`},
+			{request: "patch deployments.apps kube-system/dns", live: `{"spec":{"template":{"spec":{"containers":[{"name":"a","image":"i"}]}}}}`,
+				result: `{"spec":{"template":{"spec":{"containers":[{"name":"a","image":"i","command":["sh"]}]}}}}`},
+			{request: "patch deployments.apps kube-system/dns", live: `{"spec":{"template":{"spec":{"containers":[{"name":"a","image":"i"}]}}}}`,
+				result: `{"spec":{"template":{"spec":{"containers":[{"name":"a","image":"i"}],"initContainers":[{"name":"b","image":"i"}]}}}}`},
 		},
 		leaves: []try{
-			{request: "apply persistentvolumes pv", result: `{"spec":{"csi":{"driver":"d"}}}`},
-			{request: "delete persistentvolumes pv"}, {request: "patch persistentvolumes/status pv"}, {request: "apply persistentvolumeclaims shop/a"},
+			{request: "patch deployments.apps kube-system/dns", live: `{"spec":{"replicas":1,"template":{"spec":{"containers":[{"name":"a","image":"i"}]}}}}`,
+				result: `{"spec":{"replicas":2,"template":{"metadata":{"annotations":{"restarted":"now"}},"spec":{"containers":[{"name":"a","image":"i"}]}}}}`},
+			{request: "create pods shop/a", result: `{"spec":{"containers":[{"name":"a","image":"i"}]}}`},
 		},
+	},
+	"guard:system-config": {
+		denies: []try{{request: "apply configmaps kube-system/aws-auth"}, {request: "patch configmaps kube-public/a", body: `{"data":{}}`}},
+		leaves: []try{{request: "get configmaps kube-system/a"}, {request: "apply configmaps shop/a"}, {request: "delete configmaps kube-system/a"}},
 	},
 	"guard:service-account-swap": {
 		deniesPods: []podTry{
@@ -265,6 +279,25 @@ var guardTable = map[string]struct {
 		},
 		leaves: []try{{request: "get certificatesigningrequests.certificates.k8s.io shop/a"}, {request: "apply certificates.cert-manager.io shop/a", result: `{}`}},
 	},
+	"guard:service-accounts": {
+		denies: []try{
+			{request: "patch serviceaccounts shop/a", body: `{"automountServiceAccountToken":true}`},
+			{request: "create serviceaccounts shop/a", body: `{"metadata":{"annotations":{"eks.amazonaws.com/role-arn":"x"}}}`},
+			{request: "patch serviceaccounts shop/a", body: `[{"op":"replace","path":"/metadata","value":{}}]`},
+		},
+		leaves: []try{{request: "create serviceaccounts shop/a", body: `{"metadata":{"name":"a","labels":{"a":"b"}}}`}, {request: "delete serviceaccounts shop/a"}},
+	},
+	"guard:endpoints": {
+		denies: []try{{request: "apply endpoints shop/a"}, {request: "create endpointslices.discovery.k8s.io shop/a"}},
+		leaves: []try{{request: "get endpoints shop/a"}, {request: "delete endpoints shop/a"}},
+	},
+	"guard:external-ips": {
+		denies: []try{
+			{request: "create services shop/a", body: `{"spec":{"externalIPs":["10.0.0.1"]}}`}, {request: "patch services shop/a", body: `{"spec":null}`},
+			{request: "patch services shop/a", body: `[{"op":"add","path":"/spec/externalIPs/-","value":"10.0.0.1"}]`},
+		},
+		leaves: []try{{request: "apply services shop/a", body: `{"spec":{"externalName":"x","ports":[]}}`}, {request: "delete services shop/a"}},
+	},
 	"guard:namespace-labels": {
 		denies: []try{
 			{request: "apply namespaces shop", body: `{"metadata":{"labels":{"a":"b","pod-security.kubernetes.io/enforce":"privileged"}}}`},
@@ -281,7 +314,7 @@ var guardTable = map[string]struct {
 		leaves: []try{
 			{request: "patch namespaces shop", body: `{"metadata":{"annotations":{"pod-security.kubernetes.io/enforce":"x"}}}`},
 			{request: "apply namespaces shop", body: `{"metadata":{"name":"shop"}}`},
-			{request: "create namespaces shop", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`},
+			{request: "create namespaces shop", body: `{"metadata":{"name":"shop"}}`},
 			{request: "patch services shop/a", body: `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"x"}}}`},
 			{request: "delete namespaces shop"},
 		},
@@ -309,10 +342,11 @@ var guardTable = map[string]struct {
 			{request: "patch configmaps shop/a", body: `[{"op":"replace","path":"","value":{}}]`},
 			{request: "patch configmaps shop/a", body: `[{"op":"replace","path":"metadata/finalizers","value":[]}]`}, // the API server reads it all the same
 			{request: "update configmaps shop/a", body: `{"data":{}}`},
+			{request: "create configmaps shop/a", body: `{"metadata":{"ownerReferences":[{}]}}`},
+			{request: "create configmaps shop/a", body: `{"metadata":{"finalizers":["x"]}}`},
 		},
 		leaves: []try{
 			{request: "patch configmaps shop/a", body: `{"metadata":{"labels":{"a":"b"}},"data":{"metadata":"x"}}`},
-			{request: "create configmaps shop/a", body: `{"metadata":{"ownerReferences":[{}],"finalizers":["x"]}}`},
 			{request: "patch deployments.apps/scale shop/web", body: `{"metadata":{"finalizers":[]}}`}, // a Scale has none of its own
 			{request: "delete configmaps shop/a"},
 			{request: "patch configmaps shop/a", body: `[{"op":"test","path":"/metadata/finalizers","value":[]},{"op":"remove","path":"/data/x"}]`},
@@ -382,9 +416,9 @@ func TestGuards(t *testing.T) {
 func TestGuardsNeedAPreviewOnlyForPods(t *testing.T) {
 	w := guarded(t)
 	for _, text := range []string{
-		"apply configmaps shop/a", "patch services shop/a", "apply serviceaccounts shop/a", "apply persistentvolumeclaims shop/a", "patch namespaces shop", "patch nodes n1",
+		"apply configmaps shop/a", "apply persistentvolumeclaims shop/a", "patch nodes n1",
 		"apply limitranges shop/a", "apply resourcequotas shop/a", "apply ingresses.networking.k8s.io shop/a", "apply poddisruptionbudgets.policy shop/a",
-		"apply horizontalpodautoscalers.autoscaling shop/a", "apply storageclasses.storage.k8s.io shop/a", "apply leases.coordination.k8s.io shop/a",
+		"apply horizontalpodautoscalers.autoscaling shop/a", "apply leases.coordination.k8s.io shop/a",
 		"patch deployments.apps/scale shop/web", "patch deployments.apps/status shop/web", "patch websites.example.com/scale shop/web",
 		"create pods/eviction shop/web", "create pods/exec shop/web", "delete deployments.apps shop/web", "get pods shop/web", "list websites.example.com",
 	} {
@@ -394,7 +428,7 @@ func TestGuardsNeedAPreviewOnlyForPods(t *testing.T) {
 	}
 	for _, text := range []string{
 		"apply pods shop/a", "patch deployments.apps shop/a", "create websites.example.com shop/a", "patch pods/ephemeralcontainers shop/a", "patch pods/resize shop/a",
-		"apply verticalpodautoscalers.autoscaling.k8s.io shop/a", "apply things.acme.policy shop/a", "apply secrets shop/a", "apply persistentvolumes pv", "apply services.example.com shop/a",
+		"apply verticalpodautoscalers.autoscaling.k8s.io shop/a", "apply things.acme.policy shop/a", "apply secrets shop/a", "apply services.example.com shop/a",
 	} {
 		if d := w.try(try{request: text}); d.Needs != NeedPreview {
 			t.Errorf("%s: %+v; want a preview", text, d)

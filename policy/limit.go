@@ -18,8 +18,8 @@ const (
 	ByTool = "tool"
 	// ByRule is one budget for all that the limit matches.
 	ByRule = "rule"
-	// ByCall gives one to each repetition of a principal's identical call. It
-	// also counts calls that policy refuses.
+	// ByCall gives one to each repetition of a principal's identical call, which
+	// is counted before it is looked at: also when it is refused or makes no sense.
 	ByCall = "call"
 )
 
@@ -55,8 +55,19 @@ type limit struct {
 	match match
 }
 
-// Limits are the budgets that one Action draws on. They are counted by gate,
-// because they change and a Set does not.
+// CallLimits are the budgets by call that a principal's calls of a tool draw on.
+func (s *Set) CallLimits(p *action.Principal, tool string) []Limit {
+	var out []Limit
+	for _, l := range s.limits {
+		if l.By == ByCall && l.match.caller(p, tool) == "" {
+			out = append(out, l.Limit)
+		}
+	}
+	return out
+}
+
+// Limits are the budgets, but for those by call, that one Action draws on. They
+// are counted by gate, because they change and a Set does not.
 func (s *Set) Limits(p *action.Principal, tool string, a *action.Action) []Limit {
 	if len(s.limits) == 0 {
 		return nil
@@ -64,7 +75,7 @@ func (s *Set) Limits(p *action.Principal, tool string, a *action.Action) []Limit
 	t := targetOf(&Request{Principal: p, Tool: tool, Action: a})
 	var out []Limit
 	for _, l := range s.limits {
-		if l.match.mismatch(&t, false) == "" {
+		if l.By != ByCall && l.match.mismatch(&t, false) == "" {
 			out = append(out, l.Limit)
 		}
 	}
@@ -89,8 +100,11 @@ func compileLimit(spec limitSpec) (*limit, []mistake) {
 	if all := []string{ByPrincipal, ByTool, ByRule, ByCall}; !slices.Contains(all, l.By) {
 		bad(fmt.Sprintf("by is %q; one of %s", l.By, strings.Join(all, ", ")), "by")
 	}
+	if m := spec.Match; l.By == ByCall && len(m.Clusters)+len(m.Verbs)+len(m.Resources)+len(m.Subresources)+len(m.Namespaces)+len(m.Names) > 0 {
+		bad("a limit by call takes principals and tools only: it is counted before it is known what the call would do", "match")
+	}
 	if spec.Match.NamespaceSelector != nil {
-		bad("a limit cannot have a namespaceSelector: it is counted before the cluster is asked", "match", "namespaceSelector")
+		bad("a limit cannot have a namespaceSelector: it is counted by what the request itself says", "match", "namespaceSelector")
 		spec.Match.NamespaceSelector = nil
 	}
 	l.match, _ = compileMatch(spec.Match)

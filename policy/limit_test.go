@@ -16,7 +16,7 @@ func TestLimits(t *testing.T) {
   - {name: every, calls: 100, per: 1h}
   - {name: deletes, match: {verbs: [delete]}, calls: 10, per: 10m, by: rule, message: Slowly.}
   - {name: creations, match: {verbs: [create]}, calls: 5, per: 1m, by: tool}
-  - {name: prod, match: {namespaces: [prod], resources: [pods]}, calls: 5, per: 1m, by: call}
+  - {name: prod, match: {namespaces: [prod], resources: [pods]}, calls: 5, per: 1m, by: tool}
   - {name: others, match: {principals: {groups: [admins]}}, calls: 5, per: 1m}
   - {name: that-tool, match: {tools: [that_tool], clusters: [local], subresources: [""], names: [web]}, calls: 5, per: 1m}
 `)
@@ -77,17 +77,15 @@ func TestLimitsInModeShadow(t *testing.T) {
 
 // The built-in limit is about everything, and is switched off like a guard.
 func TestGuardLoop(t *testing.T) {
-	for _, text := range []string{"get pods shop/web", "list nodes", "apply configmaps shop/a", "create pods/exec shop/web"} {
-		limits := guarded(t).set.Limits(&action.Principal{}, "t", request(t, text))
-		if len(limits) != 1 || limits[0].Name != "guard:loop" || limits[0].By != ByCall || limits[0].Shadow || limits[0].Calls < 5 || limits[0].Message == "" {
-			t.Errorf("%s: %+v", text, limits)
-		}
-		if limits := guarded(t, "guard:proxy").set.Limits(&action.Principal{}, "t", request(t, text)); len(limits) != 1 {
-			t.Errorf("%s, without another guard: %+v", text, limits)
-		}
-		if limits := guarded(t, "guard:loop").set.Limits(&action.Principal{}, "t", request(t, text)); len(limits) != 0 {
-			t.Errorf("%s, switched off: %+v", text, limits)
-		}
+	limits := guarded(t).set.CallLimits(&action.Principal{}, "t")
+	if len(limits) != 1 || limits[0].Name != "guard:loop" || limits[0].By != ByCall || limits[0].Shadow || limits[0].Calls < 5 || limits[0].Message == "" {
+		t.Errorf("%+v", limits)
+	}
+	if limits := guarded(t, "guard:proxy").set.CallLimits(&action.Principal{}, "t"); len(limits) != 1 {
+		t.Errorf("without another guard: %+v", limits)
+	}
+	if limits := guarded(t, "guard:loop").set.CallLimits(&action.Principal{}, "t"); len(limits) != 0 {
+		t.Errorf("switched off: %+v", limits)
 	}
 	if d := guarded(t, "guard:loop").try(try{request: "get pods/proxy shop/web"}); d.Effect != Deny {
 		t.Errorf("without it: %+v", d)
@@ -107,9 +105,10 @@ func TestLimitMistakes(t *testing.T) {
 			`"many" where a whole number is expected`, `"10" where a duration such as "45s" is expected`,
 			"limit l: calls is missing or less than 1: how many are let through", `limit l: per is missing or not more than 0: a duration such as "10m"`,
 		}},
+		{"of calls, by what they would do", limits + "  - name: l\n    calls: 1\n    per: 1s\n    by: call\n    match: {verbs: [get]} <1>", []string{"limit l: a limit by call takes principals and tools only: it is counted before it is known what the call would do"}},
 		{"by whom", limits + "  - name: l\n    calls: 1\n    per: 1s\n    by: group <1>", []string{`limit l: by is "group"; one of principal, tool, rule, call`}},
 		{"by namespace", limits + "  - name: l\n    calls: 1\n    per: 1s\n    match:\n      namespaceSelector: {matchLabels: {a: b}} <1>",
-			[]string{"limit l: a limit cannot have a namespaceSelector: it is counted before the cluster is asked"}},
+			[]string{"limit l: a limit cannot have a namespaceSelector: it is counted by what the request itself says"}},
 		{"unknown verb", limits + "  - name: l\n    calls: 1\n    per: 1s\n    match: {verbs: [smash]} <1>",
 			[]string{`limit l: unknown verb "smash"; one of get, list, watch, create, update, patch, delete, deletecollection`}},
 		{"a condition", limits + "  - name: l\n    calls: 1\n    per: 1s\n    when: 'true' <1>", []string{`unknown key "when"`}},

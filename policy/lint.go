@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"countersign/action"
 )
 
 // subresources are those that some kind has; custom resources have status and
@@ -83,7 +85,8 @@ func matches(text string) func(string) bool {
 }
 
 // unknown finds names of tools, clusters and resources that there are none of.
-func (l *loader) unknown(spec matchSpec) []mistake {
+// strict is as in mismatch.
+func (l *loader) unknown(spec matchSpec, strict bool) []mistake {
 	var mistakes []mistake
 	each := func(field string, list []string, known func(pattern) string) {
 		for i, entry := range list {
@@ -116,14 +119,21 @@ func (l *loader) unknown(spec matchSpec) []mistake {
 	})
 	if len(mistakes) == 0 && len(spec.Tools) > 0 {
 		m, _ := compileMatch(spec)
-		sends := false
+		sends, partly := false, verbSet(0)
 		for name, scopes := range l.known.Tools {
 			for _, scope := range scopes {
-				sends = sends || m.tools.match(name) && m.scope(scope)
+				sends = sends || m.tools.match(name) && m.scope(scope, strict)
+				if m.tools.match(name) && m.scope(scope, false) {
+					partly = verbsOf(scope.Verbs)
+				}
 			}
 		}
 		if !sends {
-			mistakes = append(mistakes, mistake{[]any{"match", "tools"}, "can never match: none of its tools sends such a request"})
+			text := "can never match: none of its tools sends such a request"
+			if partly != 0 {
+				text = fmt.Sprintf("can never match: each request of its tools is %s, and what allows it must be about all of these verbs", partly)
+			}
+			mistakes = append(mistakes, mistake{[]any{"match", "tools"}, text})
 		}
 	}
 	return mistakes
@@ -192,6 +202,43 @@ func (m *match) covers(other *match) bool {
 		return false // ["*"] is not about a principal without groups
 	}
 	return m.selector == nil && m.verbSet&other.verbSet == other.verbSet
+}
+
+// ofPods are the subresources that pods alone have, namesNone the verbs whose
+// requests are about all objects of a kind and so bear no name.
+var (
+	ofPods    = []string{"attach", "exec", "log", "portforward"}
+	namesNone = verbsOf([]string{action.List, "watch", "deletecollection"})
+)
+
+// never finds rules of which no request can be, by several of their fields together.
+func (l *loader) never() []string {
+	var warnings []string
+	for _, r := range l.set.rules {
+		m := &r.match
+		outside := m.resources.among(l.known.Outside) && !m.resources.includes("namespaces") // which lie in themselves
+		why := ""
+		switch {
+		case r.guard:
+		case outside && m.selector != nil:
+			why = "what it is about lies in no namespace, and namespaceSelector selects nothing outside of one"
+		case outside && r.effect == Allow && !m.namespaces.absent() && !m.namespaces.includes(""):
+			why = `what it is about lies in no namespace: write namespaces [""], or leave it out`
+		case r.effect == Allow && m.verbSet&^namesNone == 0 && !m.names.everything():
+			why = "requests of its verbs are about all objects of a kind, and it is about some names"
+		case m.subresources.among(ofPods) && m.resources.among(l.known.Resources) && !m.resources.includes("pods"):
+			why = "of what it is about, nothing has the subresource: only pods do"
+		}
+		if why != "" {
+			warnings = append(warnings, fmt.Sprintf("%s:%d: rule %s: can never apply: %s", r.file, r.line, r.name, why))
+		}
+	}
+	return warnings
+}
+
+// among reports whether the field includes nothing but some of these texts.
+func (p *patterns) among(list []string) bool {
+	return len(p.include) > 0 && !slices.ContainsFunc(p.include, func(in pattern) bool { return !slices.Contains(list, in.text) })
 }
 
 // shadowed finds rules that can have no effect, because a rule without a

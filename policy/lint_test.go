@@ -19,6 +19,7 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 			"list_namespaces":  {{Verbs: []string{action.List}, Resource: "namespaces"}},
 			"scale_deployment": {{Verbs: []string{action.Patch}, Resource: "deployments.apps", Subresource: "scale"}},
 			"get_operation":    nil,
+			"apply_manifest":   {{Verbs: []string{action.Create, action.Patch}}},
 		},
 		Resources: []string{"pods", "services", "ingresses.networking.k8s.io", "deployments.apps", "events", "events.events.k8s.io", "namespaces"},
 	}
@@ -57,6 +58,7 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 		{"a tool's verb", `{tools: [scale_deployment, list_*], verbs: [get, delete]}`, `can never match: none of its tools sends such a request`},
 		{"a tool's resource", `{tools: [scale_deployment], resources: [pods]}`, `can never match: none of its tools sends such a request`},
 		{"a tool's subresource", `{tools: [get_resource], subresources: [log]}`, `can never match: none of its tools sends such a request`},
+		{"one of a tool's two verbs", `{tools: [apply_manifest], verbs: [patch]}`, `can never match: each request of its tools is create and patch, and what allows it must be about all of these verbs`},
 		{"a tool that sends nothing", `{tools: [get_operation], verbs: [get]}`, `can never match: none of its tools sends such a request`},
 	} {
 		mistakeRow{row.name, rule + row.match + " <1>", []string{"rule r: " + row.want}}.run(t, known)
@@ -74,9 +76,66 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 			t.Errorf("%s: %v", match, err)
 		}
 	}
+	// What restricts is about a request by one of its verbs.
+	for _, effect := range []string{"deny", "require_approval, approval: {approvers: [sre]}"} {
+		if _, err := Load(fstest.MapFS{"p.yaml": {Data: []byte(header + "  - {name: r, effect: " + effect + ", match: {tools: [apply_manifest], verbs: [patch]}}\n")}}, known); err != nil {
+			t.Errorf("%s: %v", effect, err)
+		}
+	}
 	// What is not known is not checked against.
 	if _, err := Load(fstest.MapFS{"p.yaml": {Data: []byte(rule + "{tools: [x], clusters: [y], resources: [z], verbs: [get]}\n")}}, Known{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A rule whose fields together leave no request is reported.
+func TestRulesThatNeverApply(t *testing.T) {
+	known := Known{Resources: []string{"pods", "nodes", "namespaces", "services", "deployments.apps", "storageclasses.storage.k8s.io"}, Outside: []string{"nodes", "namespaces", "storageclasses.storage.k8s.io"}}
+	const outside, selects = `what it is about lies in no namespace: write namespaces [""], or leave it out`, "what it is about lies in no namespace, and namespaceSelector selects nothing outside of one"
+	const named, ofPod = "requests of its verbs are about all objects of a kind, and it is about some names", "of what it is about, nothing has the subresource: only pods do"
+	for _, row := range []struct{ effect, match, want string }{
+		{"allow", `{resources: [nodes, storageclasses.storage.k8s.io], namespaces: ["*"]}`, outside},
+		{"allow", `{resources: [nodes], namespaces: ["!prod"]}`, outside},
+		{"allow", `{resources: [nodes], namespaces: ["", shop]}`, ""},
+		{"allow", `{resources: [nodes, pods], namespaces: [shop]}`, ""},
+		{"allow", `{resources: ["*"], namespaces: [shop]}`, ""},
+		{"allow", `{resources: [namespaces], namespaces: [shop]}`, ""},
+		{"allow", `{resources: [widgets.example.com], namespaces: [shop]}`, ""},
+		{"deny", `{resources: [nodes], namespaces: ["*"]}`, ""},
+		{"allow", `{resources: [nodes], namespaceSelector: {matchLabels: {a: b}}}`, selects},
+		{"deny", `{resources: [nodes], namespaceSelector: {matchLabels: {a: b}}}`, selects},
+		{"allow", `{resources: [namespaces], namespaceSelector: {matchLabels: {a: b}}}`, ""},
+		{"allow", `{verbs: [list, watch], names: [web]}`, named},
+		{"allow", `{verbs: [list], names: ["*", "!web"]}`, named},
+		{"allow", `{verbs: [list], names: ["*"]}`, ""},
+		{"allow", `{verbs: [get, list], names: [web]}`, ""},
+		{"allow", `{names: [web]}`, ""},
+		{"deny", `{verbs: [list], names: [web]}`, ""},
+		{"allow", `{resources: [deployments.apps], subresources: [log]}`, ofPod},
+		{"deny", `{resources: [services, nodes], subresources: [exec, attach]}`, ofPod},
+		{"allow", `{resources: [deployments.apps, pods], subresources: [log]}`, ""},
+		{"allow", `{resources: [deployments.apps], subresources: [log, scale]}`, ""},
+		{"allow", `{resources: [deployments.apps], subresources: ["*"]}`, ""},
+		{"allow", `{resources: ["*"], subresources: [log]}`, ""},
+		{"allow", `{resources: [widgets.example.com], subresources: [log]}`, ""},
+		{"allow", `{subresources: [log]}`, ""},
+	} {
+		files := file1("  - {name: r, effect: " + row.effect + ", match: " + row.match + "}\n  - {name: other, effect: allow}")
+		set, err := Load(files, known)
+		if err != nil {
+			t.Errorf("%s: %v", row.match, err)
+			continue
+		}
+		var want []string
+		if row.want != "" {
+			want = []string{"p.yaml:7: rule r: can never apply: " + row.want}
+		}
+		if got := set.Warnings(); !slices.Equal(got, want) {
+			t.Errorf("%s %s: got %q; want %q", row.effect, row.match, got, want)
+		}
+		if set, err = Load(files, Known{}); err == nil && row.want != named && len(set.Warnings()) > 0 {
+			t.Errorf("%s: of kinds of which nothing is known: %q", row.match, set.Warnings())
+		}
 	}
 }
 

@@ -197,6 +197,21 @@ kind: Policy
 metadata: {name: q}
 spec:
   rules: [{name: r, effect: deny}] <1>`, []string{`rule r: name is used already, at p.yaml:7`}},
+		{"name that cannot be seen", header + `
+  - {name: "a\e[31mb", effect: allow} <1>
+  - {name: "a\u202eb", effect: allow} <2>
+  - {name: "a\nb", effect: allow} <3>
+  - {name: "a\u3164", effect: allow} <4>
+  - {name: "a\u2800", effect: allow} <5>
+  - {name: été 1, effect: allow}
+  limits:
+  - {name: "\u200b", calls: 1, per: 1m} <6>`, []string{
+			`rule 1: name "a\x1b[31mb" holds a character that cannot be seen`, `rule 2: name "a\u202eb" holds a character that cannot be seen`,
+			`rule 3: name "a\nb" holds a character that cannot be seen`, `rule 4: name "a\u3164" holds a character that cannot be seen`,
+			`rule 5: name "a\u2800" holds a character that cannot be seen`, `limit 1: name "\u200b" holds a character that cannot be seen`}},
+		{"name too long", header + `
+  - {name: ` + strings.Repeat("é", 100) + `, effect: allow}
+  - {name: ` + strings.Repeat("a", 101) + `, effect: allow} <1>`, []string{`rule 2: name is longer than 100 characters`}},
 		{"another kind", "apiVersion: v1 <1>\nkind: ConfigMap <2>\nmetadata: {name: p}\nspec: {rules: [{name: r, effect: allow}]}",
 			[]string{`apiVersion is "v1"; "countersign/v1alpha1" is understood`, `kind is "ConfigMap"; "Policy" is understood`}},
 		{"no metadata", "apiVersion: countersign/v1alpha1 <1>\nkind: Policy\nspec: {rules: [{name: r, effect: allow}]}", []string{`metadata.name is missing`}},

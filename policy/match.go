@@ -326,11 +326,9 @@ func (m *match) caller(p *action.Principal, tool string) string {
 // matters where one request is several things: an apply creates or patches, a
 // list goes over all namespaces.
 func (m *match) mismatch(t *target, strict bool) string {
-	covered := m.verbSet & t.verbs
-	if covered == 0 || strict && covered != t.verbs {
-		return fieldVerbs
-	}
 	switch {
+	case !m.verbSet.covers(t.verbs, strict):
+		return fieldVerbs
 	case !t.fits(&m.resources, t.resource):
 		return fieldResources
 	case !t.fits(&m.subresources, t.subresource):
@@ -385,15 +383,24 @@ func (m *match) selects(t *target, namespace map[string]any, strict bool) bool {
 	return m.selector.Matches(set)
 }
 
-// scope reports whether some request within the scope could match.
-func (m *match) scope(s action.Scope) bool {
+// covers reports whether the match is about a request of these verbs. strict is
+// as in mismatch.
+func (v verbSet) covers(verbs verbSet, strict bool) bool {
+	covered := v & verbs
+	return covered != 0 && (!strict || covered == verbs)
+}
+
+// scope reports whether some request within the scope could match. strict is as
+// in mismatch.
+func (m *match) scope(s action.Scope, strict bool) bool {
 	if s.Resource != "" && !m.resources.match(s.Resource) || !m.subresources.match(s.Subresource) {
 		return false
 	}
-	return m.verbSet&verbsOf(s.Verbs) != 0
+	return m.verbSet.covers(verbsOf(s.Verbs), strict)
 }
 
-// wholeScope reports whether every request within the scope matches.
+// wholeScope reports whether every request within the scope matches as a
+// restricting rule does.
 func (m *match) wholeScope(s action.Scope) bool {
 	if !m.clusters.everything() || !m.namespaces.everything() || !m.names.everything() || m.selector != nil || !m.subresources.match(s.Subresource) {
 		return false
@@ -401,5 +408,5 @@ func (m *match) wholeScope(s action.Scope) bool {
 	if s.Resource == "" && !m.resources.everything() || s.Resource != "" && !m.resources.match(s.Resource) {
 		return false
 	}
-	return m.verbSet&verbsOf(s.Verbs) == verbsOf(s.Verbs)
+	return m.verbSet.covers(verbsOf(s.Verbs), false)
 }

@@ -99,8 +99,10 @@ type Set struct {
 	limits   []*limit
 	digest   string
 	warnings []string
-	shadows  bool // some rule is in mode shadow
-	ids      int  // of match fields
+	// guardsOff are the guards that are not in force, sorted.
+	guardsOff []string
+	shadows   bool // some rule is in mode shadow
+	ids       int  // of match fields
 }
 
 // Digest is "sha256:<hex>" over the names and bytes of the files and the
@@ -214,7 +216,7 @@ func (s *Set) Could(p *action.Principal, tool string, scopes []action.Scope) (De
 			}
 			switch {
 			case r.effect != Deny:
-				given = given || r.match.scope(scope)
+				given = given || r.match.scope(scope, r.effect == Allow)
 			case r.when == nil && r.match.wholeScope(scope):
 				taken = r
 			}

@@ -98,6 +98,9 @@ func (r random) request(t *testing.T) Request {
 		Tool:      r.pick("t1", "t2", "u"), Now: noon, NamespaceRead: true,
 		Action: request(t, text+r.pick("", "", "", "@other")),
 	}
+	if req.Action.Verb == action.List {
+		req.Action.Name = "" // a list is about all
+	}
 	if namespace := NamespaceOf(req.Action); namespace != "" && r.IntN(4) > 0 {
 		req.Namespace = object(t, `{"metadata":{"labels":{"env":"`+r.pick("dev", "prod")+`"}}}`)
 	}
@@ -123,26 +126,30 @@ func twoFiles(t *testing.T, enforced, mode, others string) *Set {
 	return set
 }
 
-// A rule that is reported to have no effect never has one.
+// A rule that is reported to have no effect, or never to apply, never does.
 func TestShadowedRulesHaveNoEffect(t *testing.T) {
-	reported := 0
+	reported, never := 0, 0
+	known := Known{Approvers: approverSets, Resources: []string{"pods", "services", "namespaces", "nodes", "deployments.apps"}, Outside: []string{"namespaces", "nodes"}}
 	for seed := range uint64(60) {
 		r := newRandom(seed)
 		rules := r.rules("r", 12)
-		set, err := load(file1(rules))
+		set, err := Load(file1(rules), known)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var void []string
 		for _, warning := range set.Warnings() {
 			name, _, found := strings.Cut(warning[strings.Index(warning, "rule ")+5:], ":")
-			if !found || !strings.Contains(warning, "has no effect") {
+			switch {
+			case found && strings.Contains(warning, "can never apply"):
+				never++
+			case !found || !strings.Contains(warning, "has no effect"):
 				t.Fatalf("warning %q", warning)
 			}
 			void = append(void, name)
 		}
 		reported += len(void)
-		for range 200 {
+		for range 80 {
 			req := r.request(t)
 			d := set.Decide(req)
 			for _, name := range void {
@@ -152,8 +159,8 @@ func TestShadowedRulesHaveNoEffect(t *testing.T) {
 			}
 		}
 	}
-	if reported < 50 {
-		t.Errorf("only %d rules were reported", reported)
+	if reported < 50 || never < 5 {
+		t.Errorf("only %d rules were reported, %d of them never to apply", reported, never)
 	}
 }
 
@@ -165,12 +172,9 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 		r.failing = true
 		enforced, shadow := r.rules("r", 8), r.rules("s", 3)
 		set := twoFiles(t, enforced, "shadow", shadow)
-		for range 150 {
+		for range 60 {
 			req := r.request(t)
-			d, rules := set.Explain(req)
-			if plain := set.Decide(req); asJSON(t, plain) != asJSON(t, d) {
-				t.Fatalf("explains %+v, decides %+v", d, plain)
-			}
+			d, rules := set.Decide(req), set.Explain(req)
 			want := Decision{Effect: Deny}
 			applying := map[Effect][]string{}
 			for _, e := range rules {
@@ -198,7 +202,7 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 
 			// Without what was read, what Explain cannot tell is what Decide needs.
 			req.Preview, req.NamespaceRead = nil, false
-			d, rules = set.Explain(req)
+			d, rules = set.Decide(req), set.Explain(req)
 			unknown := slices.ContainsFunc(rules, func(e Explanation) bool { return e.Unknown && !e.Applies && !e.Shadow })
 			if d.Needs != 0 && !unknown {
 				t.Fatalf("%s: needs %s, and every rule is explained", asJSON(t, req), d.Needs)
@@ -223,7 +227,7 @@ func TestShadowRulesChangeNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		with, enforced := twoFiles(t, rules, "shadow", shadow), twoFiles(t, rules, "enforce", shadow)
-		for range 150 {
+		for range 60 {
 			req := r.request(t)
 			d, would := with.Decide(req), enforced.Decide(req)
 			got := d
@@ -252,7 +256,7 @@ func TestShadowRulesChangeNothing(t *testing.T) {
 			}
 		}
 	}
-	if others < 100 {
+	if others < 50 {
 		t.Errorf("only %d decisions would be another", others)
 	}
 }

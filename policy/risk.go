@@ -12,6 +12,7 @@ import (
 const (
 	RiskReplicasToZero  = "replicas to zero"
 	RiskImageChanged    = "image changed"
+	RiskCommandChanged  = "command changed"
 	RiskPrivilegeGained = "privilege gained"
 	RiskIdentityChanged = "service account changed"
 	RiskSelectorChanged = "selector changed"
@@ -59,6 +60,7 @@ func (f *facts) risks() []string {
 	add(RiskNoGrace, a.Options.GracePeriodSeconds != nil && *a.Options.GracePeriodSeconds == 0)
 	now, before := f.pods(), f.oldPods()
 	add(RiskImageChanged, p.Live != nil && len(newOf(images(before.pods), images(now.pods))) > 0)
+	add(RiskCommandChanged, p.Live != nil && len(newOf(commands(before.pods), commands(now.pods))) > 0)
 	add(RiskIdentityChanged, p.Live != nil && len(newOf(accounts(before.pods), accounts(now.pods))) > 0)
 	add(RiskPrivilegeGained, len(newOf(privileges(before), privileges(now))) > 0)
 	return found
@@ -91,6 +93,24 @@ func images(pods []podSpec) (out []string) {
 				image, _ := c["image"].(string)
 				out = append(out, image)
 			}
+		}
+	}
+	return out
+}
+
+// commands are what each container runs, beside what its image says.
+func commands(pods []podSpec) (out []string) {
+	for _, p := range pods {
+		for _, c := range p.containers() {
+			c, _ := c.(map[string]any)
+			run := map[string]any{}
+			for _, field := range []string{"command", "args", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe"} {
+				if c[field] != nil {
+					run[field] = c[field]
+				}
+			}
+			text, _ := action.Canonical([]any{c["name"], run})
+			out = append(out, p.path+" "+string(text))
 		}
 	}
 	return out

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,19 +25,78 @@ import (
 // asked to look.
 const MaxBytes = 1 << 20
 
+// maxUnfolded bounds what the documents of one file stand for together, written
+// out with their aliases, in bytes: a short file can repeat a long text without end.
+const maxUnfolded = 16 << 20
+
+// ReadFile reads a file of a folder that people write files into: a regular one
+// of at most MaxBytes, so that neither a pipe nor a device keeps the reader. A
+// link is followed: that is how Kubernetes mounts a ConfigMap.
+func ReadFile(dir fs.FS, name string) ([]byte, error) {
+	info, err := fs.Stat(dir, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a file", name)
+	}
+	file, err := dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, MaxBytes+1))
+	if err == nil && len(data) > MaxBytes {
+		err = fmt.Errorf("%s is larger than %d bytes", name, MaxBytes)
+	}
+	return data, err
+}
+
+// Unfolded is the size of what a node stands for with its aliases written out,
+// in bytes, or just more than the limit.
+func Unfolded(node *yaml.Node, limit int) int {
+	return unfolded(node, limit, map[*yaml.Node]int{})
+}
+
+func unfolded(node *yaml.Node, limit int, sizes map[*yaml.Node]int) int {
+	if node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	if size, known := sizes[node]; known {
+		return size
+	}
+	sizes[node] = 0 // for an anchor within itself, which the decoder refuses
+	size := len(node.Value) + 1
+	for _, part := range node.Content {
+		size = min(size+unfolded(part, limit, sizes), limit+1)
+	}
+	sizes[node] = size
+	return size
+}
+
 // Problem is one mistake in a file.
 type Problem struct {
 	File string
 	Line int // 0 when the mistake has no line, as with an empty file
 	Text string
+	// First is where the same thing was said before; nil when it was not.
+	First *Problem
 }
 
-// Error reads "FILE:LINE: TEXT".
+// Error reads "FILE:LINE: TEXT", and ends in ", at FILE:LINE" where there is a First.
 func (p Problem) Error() string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Text
+	text := p.place() + ": " + p.Text
+	if p.First != nil {
+		text += ", at " + p.First.place()
 	}
-	return p.File + ":" + strconv.Itoa(p.Line) + ": " + p.Text
+	return text
+}
+
+func (p Problem) place() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return p.File + ":" + strconv.Itoa(p.Line)
 }
 
 // Problems are all the mistakes of a file or of several, one a line.
@@ -47,6 +108,21 @@ func (p Problems) Error() string {
 		lines[i] = problem.Error()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// In names the files with the folder that they were read from.
+func (p Problems) In(folder string) Problems {
+	out := make(Problems, len(p))
+	for i, problem := range p {
+		problem.File = filepath.Join(folder, problem.File)
+		if problem.First != nil {
+			first := *problem.First
+			first.File = filepath.Join(folder, first.File)
+			problem.First = &first
+		}
+		out[i] = problem
+	}
+	return out
 }
 
 // OrNil is the error to return: nil when there is no problem.
@@ -90,7 +166,7 @@ func empty(file string, node *yaml.Node) (problems Problems) {
 		if node.Kind == yaml.MappingNode && i%2 == 1 {
 			null := part.Kind == yaml.ScalarNode && (part.Tag == "!!null" || part.Value == "")
 			if null || (part.Kind == yaml.SequenceNode || part.Kind == yaml.MappingNode) && len(part.Content) == 0 {
-				problems = append(problems, Problem{file, node.Content[i-1].Line, fmt.Sprintf("key %q is empty: fill it in or leave it out", node.Content[i-1].Value)})
+				problems = append(problems, Problem{File: file, Line: node.Content[i-1].Line, Text: fmt.Sprintf("key %q is empty: fill it in or leave it out", node.Content[i-1].Value)})
 				continue
 			}
 		}
@@ -143,12 +219,16 @@ func Decode(file string, data []byte, newValue func() any) ([]*Document, error) 
 	nodes := yaml.NewDecoder(bytes.NewReader(data))
 	var documents []*Document
 	var problems Problems
+	left := maxUnfolded
 	for {
 		document := &Document{File: file}
 		if err := nodes.Decode(&document.node); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, append(problems, translate(file, err)...)
+		}
+		if left -= Unfolded(&document.node, left); left < 0 {
+			return nil, append(problems, document.Problem(nil, "unfolds to more than %d bytes: write it without so many aliases", maxUnfolded))
 		}
 		if err := values.Decode(newValue()); err != nil {
 			problems = append(problems, translate(file, err)...)

@@ -2,8 +2,11 @@ package strictyaml
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -262,4 +265,66 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A short file that stands for a very long one is refused before it is unfolded.
+func TestUnfolds(t *testing.T) {
+	long := "a: [&x " + strings.Repeat("x", 1<<16) + strings.Repeat(", *x", 1<<10) + "]"
+	_, err := Decode("f.yaml", []byte(long), func() any { return new(map[string]any) })
+	if err == nil || err.Error() != "f.yaml:1: unfolds to more than 16777216 bytes: write it without so many aliases" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Decode("f.yaml", []byte("a: &x [b]\nc: *x\n"), func() any { return new(map[string]any) }); err != nil {
+		t.Errorf("got %v", err)
+	}
+	// Nor is it read in parts.
+	part := "a: [&x " + strings.Repeat("x", 1<<10) + strings.Repeat(", *x", 1<<12) + "]\n"
+	_, err = Decode("f.yaml", []byte(strings.Repeat(part+"---\n", 6)), func() any { return new(map[string]any) })
+	if err == nil || err.Error() != "f.yaml:6: unfolds to more than 16777216 bytes: write it without so many aliases" {
+		t.Errorf("in parts: got %v", err)
+	}
+}
+
+// Only a regular file is opened, through a link or not: a pipe would not end,
+// and a device would fill the memory.
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, err := range []error{
+		os.WriteFile(path("good"), []byte("a: b"), 0o600),
+		os.WriteFile(path("large"), make([]byte, MaxBytes+1), 0o600),
+		os.WriteFile(path("full"), make([]byte, MaxBytes), 0o600),
+		os.Symlink("good", path("link")),
+		os.Symlink("/dev/zero", path("zero")),
+		os.Mkdir(path("folder"), 0o700),
+		syscall.Mkfifo(path("pipe"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"good": "", "link": "", "full": "",
+		"large":  "large is larger than 1048576 bytes",
+		"zero":   "zero is not a file",
+		"folder": "folder is not a file",
+		"pipe":   "pipe is not a file",
+		"absent": "stat absent: no such file or directory",
+	} {
+		data, err := ReadFile(os.DirFS(dir), name)
+		if (err == nil) != (want == "") || err != nil && err.Error() != want || err == nil && len(data) == 0 {
+			t.Errorf("%s: got %d bytes, %v; want %s", name, len(data), err, want)
+		}
+	}
+}
+
+// Every place in a problem has the folder.
+func TestProblemsInAFolder(t *testing.T) {
+	p := Problems{{File: "b", Line: 2, Text: "name is used already", First: &Problem{File: "a", Line: 1}}, {File: "c", Text: "is empty"}}
+	if got, want := p.In("dir").Error(), "dir/b:2: name is used already, at dir/a:1\ndir/c: is empty"; got != want {
+		t.Errorf("got %s", got)
+	}
+	if p[0].First.File != "a" {
+		t.Error("the problems themselves were changed")
+	}
 }

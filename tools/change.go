@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"countersign/action"
+	"countersign/strictyaml"
 )
 
 const (
@@ -299,30 +300,13 @@ func checkDocument(document []byte) error {
 	if err := decoder.Decode(&node); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("does not parse: %s", parseError(err))
 	}
-	if unfolded(&node, map[*yamlnode.Node]int{}) > maxUnfolded {
+	if strictyaml.Unfolded(&node, maxUnfolded) > maxUnfolded {
 		return fmt.Errorf("unfolds to more than %d bytes: write it without so many aliases", maxUnfolded)
 	}
 	if !errors.Is(decoder.Decode(&second), io.EOF) {
 		return errors.New(`holds more than one: write "---" on a line of its own between them`)
 	}
 	return nil
-}
-
-// unfolded is the size of what a node stands for, or just more than maxUnfolded.
-func unfolded(node *yamlnode.Node, sizes map[*yamlnode.Node]int) int {
-	if node.Kind == yamlnode.AliasNode {
-		node = node.Alias
-	}
-	if size, known := sizes[node]; known {
-		return size
-	}
-	sizes[node] = 0 // for an anchor within itself, which the decoder refuses
-	size := len(node.Value) + 1
-	for _, part := range node.Content {
-		size = min(size+unfolded(part, sizes), maxUnfolded+1)
-	}
-	sizes[node] = size
-	return size
 }
 
 func flatten(objects []map[string]any, object map[string]any, depth int) ([]map[string]any, error) {

@@ -75,16 +75,19 @@ func (w *World) Explain(ctx context.Context, c Call) Explanation {
 			out.Unseen = err.Error()
 		}
 	}
-	for i := range r.plan.Actions {
-		a := &r.plan.Actions[i]
-		_, rules := r.set.Explain(r.request(i))
-		out.Requests = append(out.Requests, Request{a.String(), rules})
-		for _, l := range r.set.Limits(&r.Principal, r.Tool, a) {
+	draws := func(limits []policy.Limit) {
+		for _, l := range limits {
 			limit := Limit{l.Name, l.Calls, l.Per.String(), l.By, l.Shadow}
 			if !slices.Contains(out.Limits, limit) {
 				out.Limits = append(out.Limits, limit)
 			}
 		}
 	}
+	for i := range r.plan.Actions {
+		a := &r.plan.Actions[i]
+		out.Requests = append(out.Requests, Request{a.String(), r.set.Explain(r.request(i))})
+		draws(r.set.Limits(&r.Principal, r.Tool, a))
+	}
+	draws(r.set.CallLimits(&r.Principal, r.Tool))
 	return out
 }

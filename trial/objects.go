@@ -53,12 +53,8 @@ func Objects(file string, data []byte) ([]map[string]any, error) {
 	return all, r.problems.OrNil()
 }
 
-// maxUnfolded bounds the objects of a file, written out with their aliases, in
-// bytes of JSON: a short file can repeat a large object many times.
-const maxUnfolded = 32 << 20
-
 // object reads a node as the decoded JSON that a cluster would give: nil for
-// null. Nodes that are aliases of one are read once, and share what is read.
+// null. What its aliases stand for has been bounded by strictyaml.
 func (r *reader) object(node *yaml.Node) (map[string]any, error) {
 	for node.Kind == yaml.DocumentNode && len(node.Content) == 1 || node.Kind == yaml.AliasNode {
 		if node.Kind == yaml.AliasNode {
@@ -73,15 +69,6 @@ func (r *reader) object(node *yaml.Node) (map[string]any, error) {
 	if node.Kind != yaml.MappingNode {
 		return nil, errors.New("is not an object")
 	}
-	if len(node.Content) == 0 {
-		return map[string]any{}, nil
-	}
-	if object, ok := r.objects[node.Content[0]]; ok {
-		return object, nil
-	}
-	if r.left <= 0 {
-		return nil, errors.New("is one too many: the objects of this file are too large together, use fewer or smaller ones")
-	}
 	r.timesAreText(node)
 	var value any
 	if err := node.Decode(&value); err != nil {
@@ -91,12 +78,10 @@ func (r *reader) object(node *yaml.Node) (map[string]any, error) {
 	if err != nil {
 		return nil, errors.New("holds what JSON does not know: keys are text, and numbers are finite")
 	}
-	r.left -= len(data)
 	var object map[string]any
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &object); err != nil {
 		return nil, err
 	}
-	r.objects[node.Content[0]] = object
 	return object, nil
 }
 

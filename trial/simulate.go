@@ -65,7 +65,7 @@ const (
 
 // Simulate reads an exported audit log and decides every call in it again. Each
 // verdict is handed to each, in the order of the recorded decisions; calls that
-// have none come last.
+// have none come last. It ends with the context.
 //
 // A log holds who called, with which arguments, which requests were planned and
 // when. It does not hold what they would have sent, the objects, the differences
@@ -93,6 +93,9 @@ func (w *World) Simulate(ctx context.Context, log io.Reader, each func(Verdict) 
 	n := 0
 	for lines.Scan() {
 		n++
+		if ctx.Err() != nil {
+			return totals, context.Cause(ctx)
+		}
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}

@@ -3,6 +3,7 @@ package trial_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -185,4 +186,19 @@ func FuzzSimulate(f *testing.F) {
 			t.Errorf("%d verdicts, %+v, %v", n, totals, err)
 		}
 	})
+}
+
+// A log without an end is read no further than the context goes.
+func TestSimulateEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	one := call("1", "list_namespaces", "{}", `{"cluster":"local","verb":"list","resource":"v1/namespaces"}`, "allow", "", "was")
+	n := 0
+	_, err := world(t, nil, "  rules:\n  - {name: a, effect: allow}\n").Simulate(ctx, strings.NewReader(strings.Repeat(one, 100)), func(trial.Verdict) error {
+		n++
+		cancel(errors.New("a signal came"))
+		return nil
+	})
+	if n != 1 || err == nil || err.Error() != "a signal came" {
+		t.Errorf("got %d verdicts, %v", n, err)
+	}
 }

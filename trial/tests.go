@@ -151,7 +151,7 @@ func Cases(dir fs.FS) ([]Case, error) {
 		if entry.IsDir() || base == entry.Name() || !strings.HasSuffix(base, "_test") || strings.HasPrefix(base, ".") {
 			continue
 		}
-		data, err := fs.ReadFile(dir, entry.Name())
+		data, err := strictyaml.ReadFile(dir, entry.Name())
 		if err != nil {
 			return nil, fmt.Errorf("reading tests: %w", err)
 		}
@@ -189,16 +189,12 @@ type reader struct {
 	at       *strictyaml.Document
 	cases    []Case
 	problems strictyaml.Problems
-	seen     map[string]int // names of cases, and their lines
-	// objects are those that were read already, by the node of their first key,
-	// which aliases of one object have in common; walked are nodes within them.
-	objects map[*yaml.Node]map[string]any
-	walked  map[*yaml.Node]bool
-	left    int // bytes of objects that may still be read
+	seen     map[string]int      // names of cases, and their lines
+	walked   map[*yaml.Node]bool // by timesAreText
 }
 
 func newReader() *reader {
-	return &reader{seen: map[string]int{}, left: maxUnfolded, objects: map[*yaml.Node]map[string]any{}, walked: map[*yaml.Node]bool{}}
+	return &reader{seen: map[string]int{}, walked: map[*yaml.Node]bool{}}
 }
 
 func (r *reader) report(path []any, format string, args ...any) {

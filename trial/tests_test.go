@@ -3,7 +3,9 @@ package trial_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -93,26 +95,54 @@ x_test.yaml:6: a mapping where a list is expected`},
 	}
 }
 
-// A file that repeats a large object in each of many cases is refused before it
-// fills the memory; one that only names it in many is not large.
+// A file that repeats a large object in each of many cases, or documents, is
+// refused before it fills the memory; many cases can share one of usual size.
 func TestObjectsAreBounded(t *testing.T) {
-	var merged, named strings.Builder
-	large := "&large {apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: n}, data: {a: " + strings.Repeat("x", 100_000) + "}}"
-	for i, b := range []*strings.Builder{&merged, &named} {
+	file := func(size int, object string) string {
+		large := "&large {apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: n}, data: {a: " + strings.Repeat("x", size) + "}}"
+		var b strings.Builder
+		b.WriteString(header)
 		for n := range 1000 {
-			object := []string{"{<<: *large, b: 1}", "*large"}[i]
-			if n == 0 {
-				object = large
+			if n > 0 {
+				large = object
 			}
-			b.WriteString("- {name: c" + strings.Repeat("x", n) + ", principal: {username: u}, call: {tool: t}, expect: {decision: deny}, live: [" + object + "]}\n")
+			b.WriteString("- {name: c" + strings.Repeat("x", n) + ", principal: {username: u}, call: {tool: t}, expect: {decision: deny}, live: [" + large + "]}\n")
+		}
+		return b.String()
+	}
+	for _, object := range []string{"{<<: *large, b: 1}", "*large"} {
+		if _, err := trial.Decode("x_test.yaml", []byte(file(100_000, object))); err == nil || !strings.Contains(err.Error(), "unfolds to more than") {
+			t.Errorf("%s: got %.300v", object, err)
+		}
+		if found, err := trial.Decode("x_test.yaml", []byte(file(5_000, object))); err != nil || len(found[999].Call.Live) != 1 {
+			t.Errorf("%s, of usual size: got %.300v", object, err)
 		}
 	}
-	_, err := trial.Decode("x_test.yaml", []byte(header+merged.String()))
-	if err == nil || !strings.Contains(err.Error(), "too large together") {
-		t.Errorf("merged: got %.300v", err)
+	// A document that is short by itself, many times.
+	one := "{apiVersion: v1, kind: A, a: &a [x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b], d: [*c,*c,*c,*c,*c,*c,*c,*c]}\n---\n"
+	if _, err := trial.Objects("x.yaml", []byte(strings.Repeat(one, 5000))); err == nil || !strings.Contains(err.Error(), "unfolds to more than") {
+		t.Errorf("documents: got %.300v", err)
 	}
-	if _, err = trial.Decode("x_test.yaml", []byte(header+named.String())); err != nil {
-		t.Errorf("named: got %.300v", err)
+	if _, err := trial.Objects("x.yaml", []byte("{apiVersion: v1, kind: A, metadata: {}, a: &a {}, b: *a}")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is no regular file is refused, and not waited for.
+func TestCasesAreFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, make := range map[string]func(string) error{
+		"pipe_test.yaml": func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"zero_test.yaml": func(path string) error { return os.Symlink("/dev/zero", path) },
+	} {
+		path := filepath.Join(dir, name)
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := trial.Cases(os.DirFS(dir)); err == nil || err.Error() != "reading tests: "+name+" is not a file" {
+			t.Errorf("got %v", err)
+		}
+		os.Remove(path)
 	}
 }
 

@@ -22,6 +22,7 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends what does not heed the first, such as a read from a terminal
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -108,8 +109,8 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, warning := range set.Warnings() {
-				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: warning: "+warning)
+			for _, warning := range warnings(c.Policy, set) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: "+warning)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good; policy %s\n", args[0], set.Digest())
 			return err

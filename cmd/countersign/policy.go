@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -99,11 +100,7 @@ what is no mistake but has no effect. Either makes the command fail.`,
 			if err != nil {
 				return err
 			}
-			if warnings := p.set.Warnings(); len(warnings) > 0 {
-				lines := make([]string, len(warnings))
-				for i, w := range warnings {
-					lines[i] = "warning: " + p.dir + string(filepath.Separator) + w
-				}
+			if lines := warnings(p.dir, p.set); len(lines) > 0 {
 				return errors.New(strings.Join(lines, "\n"))
 			}
 			info := p.set.Info()
@@ -112,6 +109,15 @@ what is no mistake but has no effect. Either makes the command fail.`,
 			return err
 		},
 	}
+}
+
+// warnings are those of a set, one a line; they name files with their folder.
+func warnings(folder string, set *policy.Set) []string {
+	lines := make([]string, len(set.Warnings()))
+	for i, w := range set.Warnings() {
+		lines[i] = "warning: " + filepath.Clean(folder) + string(filepath.Separator) + w
+	}
+	return lines
 }
 
 // testResult is how one case went.
@@ -160,6 +166,9 @@ there for them.`,
 		results := make([]testResult, len(cases))
 		bad := 0
 		for i, c := range cases {
+			if ctx := cmd.Context(); ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			a, problem := world.Test(cmd.Context(), c)
 			results[i] = testResult{
 				File: filepath.Join(p.dir, c.File), Line: c.Line, Case: c.Name, Pass: problem == "",
@@ -207,10 +216,7 @@ func writeTests(w io.Writer, results []testResult) error {
 func inFolder(dir string, err error) error {
 	var problems strictyaml.Problems
 	if errors.As(err, &problems) {
-		for i := range problems {
-			problems[i].File = filepath.Join(dir, problems[i].File)
-		}
-		return problems
+		return problems.In(dir)
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -40,6 +41,8 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 				fmt.Fprintf(table, "Version\t%s\n", status.Version)
 				fmt.Fprintf(table, "Policy\t%s\n", status.Policy.Digest)
 				fmt.Fprintf(table, "\tin force since %s, from %s\n", status.Policy.Since.UTC().Format(time.RFC3339), status.Policy.Folder)
+				info := status.Policy.Info
+				fmt.Fprintf(table, "\t%d rules, %d limits; guards off: %s\n", info.Rules, info.Limits, cmp.Or(strings.Join(info.GuardsOff, " "), "none"))
 				for _, warning := range status.Policy.Warnings {
 					fmt.Fprintf(table, "\twarning: %s\n", warning)
 				}
