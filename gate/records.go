@@ -206,6 +206,9 @@ func (g *Gate) PolicyChanged(digest string, why error) {
 		r.Policy.Reason = "this set stays in force"
 	} else {
 		r.Outcome, r.Policy.Reason = audit.Success, "takes the place of "+r.Policy.Digest
+		if digest == r.Policy.Digest {
+			r.Policy.Reason = "what does not load is gone again, and this set stays in force"
+		}
 		r.Policy.Digest = digest
 	}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {

@@ -189,9 +189,12 @@ func (c *condition) eval(f *facts, b *budget) (bool, error) {
 // harmless are the beginnings of CEL errors that name keys, types and limits.
 // Others repeat the value that they failed on, which may be a secret one, and
 // the text goes to the agent and into the log.
-var harmless = []string{"no such key", "no such attribute", "no such overload", "operation cancelled", "operation interrupted", "actual cost limit exceeded", notAPod, tooManyPods}
+var harmless = []string{"no such key", "no such attribute", "no such overload", "operation cancelled", "actual cost limit exceeded", notAPod, tooManyPods}
 
 func safe(err error) error {
+	if strings.HasPrefix(err.Error(), "operation interrupted") {
+		return fmt.Errorf("its condition took too long: a decision may take %s", decisionTime)
+	}
 	for _, beginning := range harmless {
 		if strings.HasPrefix(err.Error(), beginning) {
 			return err

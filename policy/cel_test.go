@@ -220,7 +220,7 @@ func TestDecisionTime(t *testing.T) {
 	if took := time.Since(before); took > 10*decisionTime {
 		t.Errorf("took %s", took)
 	}
-	if d.Effect != Deny || !strings.Contains(d.Reason, "rule slow could not be evaluated: operation interrupted") || !slices.Equal(d.Rules, []string{"slow", "slow-too"}) {
+	if d.Effect != Deny || !strings.Contains(d.Reason, "rule slow could not be evaluated: its condition took too long") || !slices.Equal(d.Rules, []string{"slow", "slow-too"}) {
 		t.Errorf("got %+v", d)
 	}
 }
