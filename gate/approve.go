@@ -43,7 +43,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 			return g.deny(c, c.decision)
 		}
 		op := g.newOperation(c, approvals.PendingApproval)
-		if op, err = g.question(op, c.decision, c.previews); err != nil {
+		if op, err = g.question(op, c.decision, c.asked.Previews); err != nil {
 			return g.unrecorded(c, err)
 		}
 		requested := g.requestedEntry(op)

@@ -128,9 +128,9 @@ type Gate struct {
 
 	budgets budgets
 
-	bell bell     // rung when an operation changes
-	seen sync.Map // caller -> []string, the groups of its last call
-	work sync.WaitGroup
+	bell   bell     // rung when an operation changes
+	groups sync.Map // caller -> []string, those of its last call
+	work   sync.WaitGroup
 	// background ends when the server stops; executions that have started go on.
 	background context.Context
 	stop       context.CancelFunc
@@ -174,14 +174,15 @@ type call struct {
 	planDigest string
 	intent     []Entry // not yet stored
 	decision   policy.Decision
-	seen
+	// asked is what policy is asked, with what was read for it.
+	asked policy.Call
 }
 
 // Call takes one tool call through the gate. It always answers: whatever is
 // unknown, broken or missing is a refusal with a reason.
 func (g *Gate) Call(ctx context.Context, req Request) Result {
 	c := &call{Request: req, op: newID(), start: g.Now(), policy: g.Policy()}
-	g.seen.Store(callerOf(req.Principal), req.Principal.Groups)
+	g.groups.Store(callerOf(req.Principal), req.Principal.Groups)
 
 	// 1. Decode the arguments, strictly and once.
 	if c.tool = g.find(req.Tool); c.tool == nil {
@@ -223,7 +224,8 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	// 5. Preview, only if the decision or an approver needs it. 6. Decide.
 	var stored error
 	var over *policy.Decision
-	c.decision, err = g.settle(ctx, c.policy, c.op, &c.Principal, c.Plan, c.Args, &c.seen, func() error {
+	c.asked = policy.Call{Principal: &c.Principal, Plan: c.Plan, Args: c.Args, Now: g.Now()}
+	c.decision, err = g.settle(ctx, c.policy, c.op, &c.asked, func() error {
 		if over = g.exhausted(c); over != nil {
 			return errExhausted
 		}
@@ -318,7 +320,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 func (g *Gate) change(ctx context.Context, c *call) Result {
 	ctx = context.WithoutCancel(ctx)
 	op := g.newOperation(c, approvals.Executing)
-	op.UIDs = uids(c.previews)
+	op.UIDs = uids(c.asked.Previews)
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
 	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),
 		g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids))
@@ -328,9 +330,9 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
-	return g.finish(ctx, op, ids, c.previews, func(previews []action.Preview) error {
-		c.previews = previews
-		if d := g.decide(c.policy, &c.Principal, c.Plan, c.Args, &c.seen); d.Effect != policy.Allow {
+	return g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {
+		c.asked.Previews, c.asked.Now = previews, g.Now()
+		if d := c.policy.DecideCall(&c.asked); d.Effect != policy.Allow {
 			return errors.New(d.Reason)
 		}
 		return nil

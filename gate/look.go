@@ -8,47 +8,12 @@ import (
 	"countersign/policy"
 )
 
-// seen is what was read from the clusters for a decision, nil where it was not.
-type seen struct {
-	previews   []action.Preview
-	namespaces []map[string]any // one for each Action; nil where there is none
-}
-
-// decide asks policy about every Action of the plan; the strictest answer counts.
-func (g *Gate) decide(set *policy.Set, p *action.Principal, plan action.Plan, args map[string]any, s *seen) policy.Decision {
-	now := g.Now()
-	decisions := make([]policy.Decision, len(plan.Actions))
-	for i := range plan.Actions {
-		req := policy.Request{Principal: p, Tool: plan.Tool, Args: args, Action: &plan.Actions[i], Now: now}
-		if s.previews != nil {
-			req.Preview = &s.previews[i]
-		}
-		if s.namespaces != nil {
-			req.Namespace, req.NamespaceRead = s.namespaces[i], true
-		}
-		decisions[i] = set.Decide(req)
-	}
-	d := policy.Strictest(decisions)
-	if d.Effect == "" && d.Needs == 0 { // a plan without Actions is nothing that anybody allowed
-		d = policy.Decision{Effect: policy.Deny, Reason: "the call would do nothing", Digest: set.Digest()}
-	}
-	return d
-}
-
 // settle decides, and reads from the clusters what the decision hangs on and
-// nothing else. What approvers are asked about is always previewed, and so are
-// several changes, lest the second is refused when the first is done. A non-nil
-// before is called once, before the first request.
-func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, p *action.Principal, plan action.Plan, args map[string]any, s *seen, before func() error) (policy.Decision, error) {
+// nothing else. A non-nil before is called once, before the first request.
+func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, c *policy.Call, before func() error) (policy.Decision, error) {
 	for {
-		d := g.decide(set, p, plan, args, s)
-		needs, forShadow := d.Needs, false
-		if needs == 0 && s.previews == nil && (d.Effect == policy.RequireApproval || d.Effect == policy.Allow && changes(plan) > 1) {
-			needs = policy.NeedPreview
-		}
-		if needs == 0 && d.Effect != policy.Deny && d.ShadowNeeds != 0 {
-			needs, forShadow = d.ShadowNeeds, true
-		}
+		d := set.DecideCall(c)
+		needs, why := c.Next(d)
 		if needs == 0 {
 			return d, nil
 		}
@@ -58,8 +23,8 @@ func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, p *action
 			}
 			before = nil
 		}
-		if err := g.look(ctx, op, plan, s, needs); err != nil {
-			if !forShadow {
+		if err := g.look(ctx, op, c, needs); err != nil {
+			if why != policy.ToWatch {
 				return d, err
 			}
 			// What is only watched must not refuse anything.
@@ -69,30 +34,21 @@ func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, p *action
 	}
 }
 
-func changes(plan action.Plan) (n int) {
-	for _, a := range plan.Actions {
-		if !a.ReadOnly() {
-			n++
-		}
-	}
-	return n
-}
-
 // look reads what is needed of every Action, before any is sent.
-func (g *Gate) look(ctx context.Context, op string, plan action.Plan, s *seen, needs policy.Need) error {
+func (g *Gate) look(ctx context.Context, op string, c *policy.Call, needs policy.Need) error {
 	if needs&policy.NeedNamespace != 0 {
-		namespaces, err := g.namespaces(ctx, op, plan)
+		namespaces, err := g.namespaces(ctx, op, c.Plan)
 		if err != nil {
 			return err
 		}
-		s.namespaces = namespaces
+		c.Namespaces = namespaces
 	}
 	if needs&policy.NeedPreview != 0 {
-		previews, err := g.preview(ctx, op, plan)
+		previews, err := g.preview(ctx, op, c.Plan)
 		if err != nil {
 			return err
 		}
-		s.previews = previews
+		c.Previews = previews
 	}
 	return nil
 }

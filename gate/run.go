@@ -182,7 +182,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 		return false, g.end(op, approvals.Expired, "approved, but too late to be started")
 	}
 	principal := op.Principal
-	if groups, ok := g.seen.Load(callerOf(principal)); ok {
+	if groups, ok := g.groups.Load(callerOf(principal)); ok {
 		principal.Groups = groups.([]string)
 	}
 	tool := g.find(op.Tool)
@@ -193,13 +193,13 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if refusal, could := set.Could(&principal, op.Tool, tool.Scopes); !could {
 		return false, g.endDenied(op, refusal)
 	}
-	var s seen
-	err = g.look(ctx, op.ID, op.Plan, &s, policy.NeedPreview)
+	call := policy.Call{Principal: &principal, Plan: op.Plan, Args: op.Args, Now: g.Now()}
+	err = g.look(ctx, op.ID, &call, policy.NeedPreview)
 	var decision policy.Decision
 	if err == nil {
-		decision, err = g.settle(ctx, set, op.ID, &principal, op.Plan, op.Args, &s, nil)
+		decision, err = g.settle(ctx, set, op.ID, &call, nil)
 	}
-	previews := s.previews
+	previews := call.Previews
 	var refused *APIError
 	if errors.As(err, &refused) && !busy(refused.Code) {
 		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+refused.Message)

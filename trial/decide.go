@@ -109,12 +109,8 @@ type run struct {
 	*World
 	Call
 	kinds Kinds
-	plan  action.Plan
-	args  map[string]any // as policy sees them
 	live  map[target]map[string]any
-
-	previews   []action.Preview
-	namespaces []map[string]any
+	asked policy.Call
 }
 
 // plan takes a call as far as its Plan. It is answered where it ends before;
@@ -147,9 +143,9 @@ func (w *World) plan(ctx context.Context, c Call) (*run, *Answer) {
 	case planned.Operation != nil:
 		return ended(Answer{Decision: string(policy.Allow), Reason: "policy is not asked about " + tool.Name + ": it is about the caller's own operations"})
 	}
-	r.plan, r.args = planned.Plan, planned.Args
-	for i := range r.plan.Actions {
-		r.plan.Actions[i].Cluster = cluster
+	r.asked = policy.Call{Principal: &r.Principal, Plan: planned.Plan, Args: planned.Args, Now: r.Now}
+	for i := range r.asked.Plan.Actions {
+		r.asked.Plan.Actions[i].Cluster = cluster
 	}
 	if r.live, err = r.index(ctx); err != nil {
 		return ended(failed(err))
@@ -193,52 +189,19 @@ func (w *World) cluster(c Call, tool *tools.Tool) (string, []byte, error) {
 	return cluster, raw, err
 }
 
-// decide asks policy about every Action, with what has been looked at.
-func (r *run) decide() policy.Decision {
-	decisions := make([]policy.Decision, len(r.plan.Actions))
-	for i := range r.plan.Actions {
-		decisions[i] = r.set.Decide(r.request(i))
-	}
-	d := policy.Strictest(decisions)
-	if d.Effect == "" && d.Needs == 0 {
-		d = policy.Decision{Effect: policy.Deny, Reason: "the call would do nothing", Digest: r.set.Digest()}
-	}
-	return d
-}
-
-func (r *run) request(i int) policy.Request {
-	req := policy.Request{Principal: &r.Principal, Tool: r.Tool, Args: r.args, Action: &r.plan.Actions[i], Now: r.Now}
-	if r.previews != nil {
-		req.Preview = &r.previews[i]
-	}
-	if r.namespaces != nil {
-		req.Namespace, req.NamespaceRead = r.namespaces[i], true
-	}
-	return req
-}
-
 // settle decides, and looks at what the decision hangs on and nothing else, in
 // the rounds in which gate does.
 func (r *run) settle() Answer {
 	for {
-		d := r.decide()
-		needs, must := d.Needs, true
-		switch {
-		case needs != 0:
-		case d.Effect == policy.RequireApproval && r.previews == nil:
-			// For the approver's eyes. Policy has decided, so a case need not say
-			// what is there.
-			needs, must = policy.NeedPreview, false
-		case d.Effect != policy.Deny:
-			needs, must = d.ShadowNeeds, false
-		}
+		d := r.set.DecideCall(&r.asked)
+		needs, why := r.asked.Next(d)
 		if needs == 0 {
 			return answered(d)
 		}
-		if err := r.look(needs); err != nil && must {
+		if err := r.look(needs); err != nil && why == policy.ToDecide {
 			return failed(err)
 		} else if err != nil {
-			return answered(d)
+			return answered(d) // a case need not say what is there for the approver's eyes
 		}
 	}
 }
@@ -254,20 +217,20 @@ func (r *run) look(needs policy.Need) error {
 }
 
 func (r *run) lookNamespaces() {
-	r.namespaces = make([]map[string]any, len(r.plan.Actions))
-	for i := range r.plan.Actions {
-		if name := policy.NamespaceOf(&r.plan.Actions[i]); name != "" {
-			r.namespaces[i] = r.namespace(name)
+	r.asked.Namespaces = make([]map[string]any, len(r.asked.Plan.Actions))
+	for i := range r.asked.Plan.Actions {
+		if name := policy.NamespaceOf(&r.asked.Plan.Actions[i]); name != "" {
+			r.asked.Namespaces[i] = r.namespace(name)
 		}
 	}
 }
 
 func (r *run) lookPreviews() error {
-	if n := len(r.Results); n != 0 && n != len(r.plan.Actions) {
-		return fmt.Errorf("result has %d objects, and the call sends %d requests: give one for each, null for those that are to be estimated", n, len(r.plan.Actions))
+	if n := len(r.Results); n != 0 && n != len(r.asked.Plan.Actions) {
+		return fmt.Errorf("result has %d objects, and the call sends %d requests: give one for each, null for those that are to be estimated", n, len(r.asked.Plan.Actions))
 	}
-	previews := make([]action.Preview, len(r.plan.Actions))
-	for i, a := range r.plan.Actions {
+	previews := make([]action.Preview, len(r.asked.Plan.Actions))
+	for i, a := range r.asked.Plan.Actions {
 		if a.ReadOnly() {
 			continue
 		}
@@ -281,7 +244,7 @@ func (r *run) lookPreviews() error {
 		}
 		previews[i] = preview
 	}
-	r.previews = previews
+	r.asked.Previews = previews
 	return nil
 }
 

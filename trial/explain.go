@@ -67,10 +67,10 @@ func (w *World) Explain(ctx context.Context, c Call) Explanation {
 	if s := d.Shadow; s != nil {
 		out.Shadow = &Answer{Decision: string(s.Effect), Rules: s.Rules, Reason: s.Reason}
 	}
-	if r.namespaces == nil {
+	if r.asked.Namespaces == nil {
 		r.lookNamespaces()
 	}
-	if r.previews == nil && !r.plan.ReadOnly() {
+	if r.asked.Previews == nil && !r.asked.Plan.ReadOnly() {
 		if err := r.lookPreviews(); err != nil {
 			out.Unseen = err.Error()
 		}
@@ -83,9 +83,9 @@ func (w *World) Explain(ctx context.Context, c Call) Explanation {
 			}
 		}
 	}
-	for i := range r.plan.Actions {
-		a := &r.plan.Actions[i]
-		out.Requests = append(out.Requests, Request{a.String(), r.set.Explain(r.request(i))})
+	for i := range r.asked.Plan.Actions {
+		a := &r.asked.Plan.Actions[i]
+		out.Requests = append(out.Requests, Request{a.String(), r.set.Explain(r.asked.Request(i))})
 		draws(r.set.Limits(&r.Principal, r.Tool, a))
 	}
 	draws(r.set.CallLimits(&r.Principal, r.Tool))
