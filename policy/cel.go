@@ -213,6 +213,7 @@ type facts struct {
 
 	values        map[string]any
 	before, after podFacts
+	found         []string // risks, nil until they are looked for
 }
 
 // budget is what conditions have taken of decisionBudget and decisionTime.

@@ -35,10 +35,14 @@ var dataFields = []string{"/data/", "/binaryData/", "/stringData/", "/spec/volum
 
 // risks sums up what a request would do that a person should not overlook.
 func (f *facts) risks() []string {
-	a, p := f.req.Action, f.req.Preview
-	if p == nil {
-		return nil
+	if f.found == nil && f.req.Preview != nil {
+		f.found = notNil(f.findRisks())
 	}
+	return f.found
+}
+
+func (f *facts) findRisks() []string {
+	a, p := f.req.Action, f.req.Preview
 	var found []string
 	add := func(risk string, when bool) {
 		if when && !slices.Contains(found, risk) {

@@ -15,6 +15,7 @@ import (
 
 func statusCommand(s *settings) *cobra.Command {
 	var output string
+	var check func() error
 	status := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the running server is",
@@ -23,8 +24,8 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 		Example: "  countersign status\n  countersign status -o json | jq -r .policy.digest",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: text or json", output)
+			if err := check(); err != nil {
+				return err
 			}
 			config, err := s.load()
 			if err != nil {
@@ -54,6 +55,6 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 			return err
 		},
 	}
-	status.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	check = outputFlag(status, &output)
 	return status
 }
