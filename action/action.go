@@ -37,6 +37,12 @@ const (
 	Delete = "delete"
 )
 
+// Subresources that do something of their own.
+const (
+	Eviction = "eviction" // created upon a pod: deletes it, if its disruption budgets allow
+	Exec     = "exec"     // created upon a pod: runs a command in it
+)
+
 // PatchType says what a patch's body means. The values are the media types of
 // the Kubernetes API.
 type PatchType string
@@ -121,6 +127,9 @@ type Options struct {
 	Previous     bool   `json:"previous,omitempty"`
 	TailLines    int64  `json:"tailLines,omitempty"`
 	SinceSeconds int64  `json:"sinceSeconds,omitempty"`
+	// Command is run as it is, argument by argument, for at most TimeoutSeconds.
+	Command        []string `json:"command,omitempty"`
+	TimeoutSeconds int64    `json:"timeoutSeconds,omitempty"`
 	// TailBytes is how much of the end of a log is kept, whatever comes before it.
 	TailBytes int64 `json:"tailBytes,omitempty"`
 }
@@ -129,6 +138,9 @@ type Options struct {
 func (a Action) ReadOnly() bool { return readOnly(a.Verb) }
 
 func readOnly(verb string) bool { return verb == Get || verb == List }
+
+// Removes reports whether the request takes the object away.
+func (a Action) Removes() bool { return a.Verb == Delete || a.Subresource == Eviction }
 
 // Verbs lists every verb that the API server may authorize the request under.
 // A server-side apply is a patch that creates what is missing, so it is both

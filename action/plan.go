@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // Plan is what one tool call will do: the Actions, in the order in which they
@@ -24,6 +25,11 @@ func (p Plan) ReadOnly() bool {
 		}
 	}
 	return true
+}
+
+// Runs reports whether some Action of the plan runs a command, whose output is its answer.
+func (p Plan) Runs() bool {
+	return slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Subresource == Exec })
 }
 
 // Digest is the SHA-256 of the plan's canonical form, as "sha256:<hex>". Two

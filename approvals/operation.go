@@ -60,6 +60,8 @@ type Operation struct {
 	Plan          action.Plan `json:"plan"`
 	PlanDigest    string      `json:"plan_digest"`
 	PreviewDigest string      `json:"preview_digest,omitempty"`
+	// Question is the key under which the same call finds this one while it waits.
+	Question string `json:"question,omitempty"`
 	// UIDs are the live objects' identities as previewed, one for each Action;
 	// empty where there was no object or no preview.
 	UIDs []string `json:"uids,omitempty"`

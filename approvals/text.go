@@ -82,7 +82,7 @@ func Text(op Operation) string {
 	if op.SupersededBy != "" {
 		line("Asked as", "%s", op.SupersededBy)
 	}
-	if op.Result != "" && !op.Plan.ReadOnly() {
+	if op.Result != "" && !op.Plan.ReadOnly() && !op.Plan.Runs() {
 		line("Result", "%s", strings.ReplaceAll(op.Result, "\n", "; "))
 	}
 	line("Plan", "%s", op.PlanDigest)

@@ -17,6 +17,7 @@ const (
 	LoginRefused      = "login.refused"
 	CallRefused       = "call.refused" // malformed, or of an unknown tool
 	ToolIntent        = "tool.intent"
+	ToolPlanned       = "tool.planned" // of a call that had to read before it could be planned
 	PolicyDecided     = "policy.decided"
 	ApprovalRequested = "approval.requested"
 	ApprovalVoted     = "approval.voted"

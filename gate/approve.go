@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,7 +19,7 @@ import (
 // ask stores the question, or joins the same one that is already open, and
 // waits for its answer as long as a call may wait.
 func (g *Gate) ask(ctx context.Context, c *call) Result {
-	key := questionKey(c.Principal, c.planDigest)
+	key := c.questionKey()
 	for {
 		was, err := g.Store.Question(key)
 		if err != nil {
@@ -43,6 +44,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 			return g.deny(c, c.decision)
 		}
 		op := g.newOperation(c, approvals.PendingApproval)
+		op.Question = key
 		if op, err = g.question(op, c.decision, c.asked.Previews); err != nil {
 			return g.unrecorded(c, err)
 		}
@@ -103,9 +105,10 @@ func (g *Gate) requestedEntry(op approvals.Operation) Entry {
 	return withPayload(e.Record, op.Diffs)
 }
 
-// questionKey names a principal's call: who, and which requests.
-func questionKey(p action.Principal, planDigest string) string {
-	sum := sha256.Sum256([]byte(p.Key() + "\n" + planDigest))
+// questionKey names a principal's call: who, and which requests, or what tells it
+// from others instead.
+func (c *call) questionKey() string {
+	sum := sha256.Sum256([]byte(c.Principal.Key() + "\n" + cmp.Or(c.Same, c.planDigest)))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,31 +18,20 @@ import (
 
 // execute sends the Actions of a plan in order and stops at the first error.
 // It returns the answers of those that succeeded. What was previewed is sent
-// only while the object is as it was seen; when it is not, moved is asked.
-func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, moved func(i int) (string, error)) ([]Response, error) {
+// only while the object is as it was seen; when it is not, or is only held up,
+// again says whether and under which Audit-ID it is sent once more.
+func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, again func(i int, moved bool) (string, error)) ([]Response, error) {
 	var results []Response
 	for i, a := range plan.Actions {
-		var result Response
-		var err error
-		for tries := 0; ; tries++ {
-			live := Live{}
+		result, err := g.executeOne(ctx, a, ids[i], func() (live Live) {
 			if previews != nil {
 				live = Live{previews[i].UID(), previews[i].ResourceVersion()}
 			}
-			ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
-			result, err = g.Cluster.Execute(ctx, a, ids[i], live)
-			cancel()
-			var refused *APIError
-			if live == (Live{}) || tries == maxMoves || !errors.As(err, &refused) || refused.Code != http.StatusConflict {
-				break
-			}
-			id, again := moved(i)
-			if again != nil {
-				err = again
-				break
-			}
-			ids[i] = id
-		}
+			return live
+		}, func(moved bool) (id string, err error) {
+			ids[i], err = again(i, moved)
+			return ids[i], err
+		})
 		if err != nil {
 			return results, fmt.Errorf("%s: %w", a, err)
 		}
@@ -50,24 +40,56 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 	return results, nil
 }
 
+func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live func() Live, again func(moved bool) (string, error)) (Response, error) {
+	start := g.Now()
+	for moves := 0; ; {
+		bounded, cancel := context.WithTimeout(ctx, g.RequestTimeout+time.Duration(a.Options.TimeoutSeconds)*time.Second)
+		result, err := g.Cluster.Execute(bounded, a, id, live())
+		cancel()
+		var refused *APIError
+		if a.ReadOnly() || !errors.As(err, &refused) {
+			return result, err
+		}
+		moved := refused.Code == http.StatusConflict && live() != (Live{}) && moves < maxMoves
+		heldUp := refused.Code == http.StatusTooManyRequests && a.Subresource == action.Eviction && g.Now().Sub(start) < g.RequestTimeout
+		switch {
+		case moved:
+			moves++
+		case heldUp: // by a disruption budget, until other pods are ready again
+			select {
+			case <-time.After(retryEvery):
+			case <-ctx.Done():
+				return result, err
+			}
+		default:
+			return result, err
+		}
+		if id, err = again(moved); err != nil {
+			return result, err
+		}
+	}
+}
+
 // maxMoves is how often a request is sent again because the object changed
 // between the last look and the request. Controllers write status all the time.
 const maxMoves = 5
 
-// moved looks again at an object that changed on the way: the request is sent once more,
-// under another Audit-ID, which is on record before, if still says that what it
-// would do now is covered by what was decided.
-func (g *Gate) moved(ctx context.Context, op approvals.Operation, previews []action.Preview, i int, still func([]action.Preview) error) (string, error) {
-	lookCtx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
-	defer cancel()
-	fresh, err := g.Cluster.Preview(lookCtx, op.Plan.Actions[i], func() string { return auditID(op.ID) })
-	if err != nil {
-		return "", err
-	}
-	previews[i] = fresh
-	if err := still(previews); err != nil {
-		return "", &APIError{Code: http.StatusConflict, Reason: string(metav1.StatusReasonConflict),
-			Message: "the object changed while the request was on its way, and now it is refused: " + err.Error()}
+// again puts another Audit-ID for a request on record. Where the object changed
+// on the way it looks again first, and does so only if still says that what the
+// request would do now is covered by what was decided.
+func (g *Gate) again(ctx context.Context, op approvals.Operation, previews []action.Preview, i int, moved bool, still func([]action.Preview) error) (string, error) {
+	if moved {
+		lookCtx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
+		defer cancel()
+		fresh, err := g.Cluster.Preview(lookCtx, op.Plan.Actions[i], func() string { return auditID(op.ID) })
+		if err != nil {
+			return "", err
+		}
+		previews[i] = fresh
+		if err := still(previews); err != nil {
+			return "", &APIError{Code: http.StatusConflict, Reason: string(metav1.StatusReasonConflict),
+				Message: "the object changed while the request was on its way, and now it is refused: " + err.Error()}
+		}
 	}
 	ids := make([]string, len(op.Plan.Actions))
 	ids[i] = auditID(op.ID)
@@ -81,7 +103,9 @@ func (g *Gate) moved(ctx context.Context, op approvals.Operation, previews []act
 // still is asked when an object is not as it was seen, with what is seen now.
 func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview, still func([]action.Preview) error) Result {
 	start := g.Now()
-	results, err := g.execute(ctx, op.Plan, ids, previews, func(i int) (string, error) { return g.moved(ctx, op, previews, i, still) })
+	results, err := g.execute(ctx, op.Plan, ids, previews, func(i int, moved bool) (string, error) {
+		return g.again(ctx, op, previews, i, moved, still)
+	})
 	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
 	op.Done = len(results)
 	state := approvals.Succeeded
@@ -192,6 +216,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	if a.ReadOnly() {
 		return audit.Evidence{Result: NotApplied, Detail: a.String() + ": a read changes nothing"}, nil
 	}
+	if a.Subresource == action.Exec {
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": a command leaves nothing to look at"}, nil
+	}
 	if a.Verb == action.Create && a.Name == "" {
 		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server makes up the name, so the object cannot be told from others like it"}, nil
 	}
@@ -202,7 +229,7 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	if errors.As(err, &refused) && !busy(refused.Code) {
 		message := clip(audit.MaskText(refused.Message))
 		switch {
-		case a.Verb == action.Delete && refused.Code == http.StatusNotFound:
+		case a.Removes() && refused.Code == http.StatusNotFound:
 			return audit.Evidence{Result: Applied, Detail: a.String() + ": there is no such object"}, nil
 		case a.Verb == action.Create && refused.Reason == string(metav1.StatusReasonAlreadyExists):
 			return audit.Evidence{Result: Applied, Detail: a.String() + ": an object of this name exists now"}, nil
@@ -216,9 +243,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	}
 	found := audit.Evidence{UID: preview.UID(), ResourceVersion: preview.ResourceVersion()}
 	switch {
-	case a.Verb == action.Delete && i < len(op.UIDs) && op.UIDs[i] != "" && op.UIDs[i] != found.UID:
+	case a.Removes() && i < len(op.UIDs) && op.UIDs[i] != "" && op.UIDs[i] != found.UID:
 		found.Result, found.Detail = Applied, a.String()+": the object is gone, and another has its name"
-	case a.Verb == action.Delete && deleting(preview.Live):
+	case a.Removes() && deleting(preview.Live):
 		found.Result, found.Detail = Applied, a.String()+": the object is being deleted"
 	case len(preview.Diff) == 0:
 		found.Result, found.Detail = Applied, a.String()+": the live object is as the request would make it"
@@ -228,7 +255,7 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	default:
 		found.Result = NotApplied
 		found.Detail = fmt.Sprintf("%s: the request would still change %d fields of the live object", a, len(preview.Diff))
-		if a.Verb == action.Delete {
+		if a.Removes() {
 			found.Detail = a.String() + ": the object is still there"
 		} else if preview.Live == nil {
 			found.Detail = a.String() + ": there is no such object"

@@ -188,6 +188,14 @@ func (c *fakeCluster) Resolve(_ context.Context, _, _, kind string) (action.Reso
 	return r, nil
 }
 
+func (c *fakeCluster) Served(context.Context, string) (tools.Served, error) {
+	return tools.Served{Version: "v1.2.3"}, nil
+}
+
+func (c *fakeCluster) Kubectl(context.Context, string, func(context.Context, action.Action) (tools.Response, error)) tools.Kubectl {
+	return tools.Offline(c, noon).Kubectl(context.Background(), "")
+}
+
 // after is what the request makes of the object.
 func (c *fakeCluster) after(a action.Action) map[string]any {
 	if a.Verb == action.Delete {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,6 +75,11 @@ type Cluster interface {
 	// Preview asks the API server what the Action would do, without doing it.
 	// It sends at most two requests; auditID gives each a fresh id. Errors as above.
 	Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error)
+	// Served is what a cluster serves, and its version. It is asked once in a while.
+	Served(ctx context.Context, cluster string) (tools.Served, error)
+	// Kubectl is kubectl's own code, which sends what it asks for through read
+	// and nothing else.
+	Kubectl(ctx context.Context, cluster string, read func(context.Context, action.Action) (tools.Response, error)) tools.Kubectl
 	// Namespace reads one Namespace, nil when there is none. Errors as of Execute.
 	Namespace(ctx context.Context, cluster, name, auditID string) (map[string]any, error)
 }
@@ -171,6 +177,7 @@ type call struct {
 	// policy is the set that decides all of this call, whatever is loaded meanwhile.
 	policy *policy.Set
 	tools.Call
+	reading
 	planDigest string
 	intent     []Entry // not yet stored
 	decision   policy.Decision
@@ -206,20 +213,25 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	// sent before, on its own before the first request to the cluster. A plan
 	// that cannot be made is stored as a refused call instead. Planning may make
 	// the server ask what a cluster serves; that is on its own behalf, and the
-	// caller learns nothing from it but the names of kinds.
-	// 4. Plan.
+	// caller learns nothing from it but the names of kinds. 4. Plan. What a tool
+	// reads for it is decided and recorded by the planner.
 	planning, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 	defer cancel()
-	if c.Call, err = c.tool.Plan(planning, g.Cluster, args); err != nil {
-		return g.malformed(c, err)
+	planned, err := c.tool.Plan(planning, &planner{g: g, c: c}, args)
+	if err != nil {
+		return g.unplanned(c, err)
 	}
+	c.Call = planned
 	if c.Operation != nil {
 		return g.operationCall(ctx, c)
+	}
+	if c.Answer != "" {
+		return g.answer(c)
 	}
 	if c.planDigest, err = c.Plan.Digest(g.digestKey(c.Plan)); err != nil {
 		return g.malformed(c, err)
 	}
-	c.intent = []Entry{g.intentEntry(c)}
+	c.intent = []Entry{g.plannedEntry(c)}
 
 	// 5. Preview, only if the decision or an approver needs it. 6. Decide.
 	var stored error
@@ -290,16 +302,9 @@ func (g *Gate) find(name string) *tools.Tool {
 // answer is held back until it is durable.
 func (g *Gate) read(ctx context.Context, c *call) Result {
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
-	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.decision)
-	decided.Record.Actions = recordActions(c.Plan, ids, nil)
-	entries := append(c.intent, decided)
-	durable := make(chan error, 1)
-	go func() {
-		durable <- g.commit(Batch{Entries: entries})
-	}()
-	results, err := g.execute(ctx, c.Plan, ids, nil, nil)
-	if commitErr := <-durable; commitErr != nil {
-		return g.unrecorded(c, commitErr)
+	results, err, broken := g.sendRead(ctx, c.Plan, ids, append(c.intent, g.decidedRead(c, c.Plan, ids, c.decision)))
+	if broken != nil {
+		return g.unrecorded(c, broken)
 	}
 	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, ids, results, err, c.start)
 	var text string
@@ -313,6 +318,17 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 		return failed(c.op, err)
 	}
 	return Result{Status: Succeeded, Op: c.op, Data: audit.MaskText(text)}
+}
+
+// sendRead sends requests that change nothing while what is to be on record of
+// them is stored. No answer is to be given out when broken is set: it was not.
+func (g *Gate) sendRead(ctx context.Context, plan action.Plan, ids []string, entries []Entry) (results []Response, err, broken error) {
+	durable := make(chan error, 1)
+	go func() {
+		durable <- g.commit(Batch{Entries: entries})
+	}()
+	results, err = g.execute(ctx, plan, ids, nil, nil)
+	return results, err, <-durable
 }
 
 // change is the way of an allowed write: one commit before, one after. The
@@ -330,13 +346,41 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
-	return g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {
-		c.asked.Previews, c.asked.Now = previews, g.Now()
-		if d := c.policy.DecideCall(&c.asked); d.Effect != policy.Allow {
-			return errors.New(d.Reason)
+	done := make(chan Result, 1)
+	g.work.Go(func() {
+		answer := Result{
+			Status: Unknown, Op: op.ID, Reason: "the server met an error of its own while it carried this out",
+			NextStep: "Look at the live object, and tell the operators of Countersign; do not send the call again.",
 		}
-		return nil
+		defer func() {
+			if r := recover(); r != nil {
+				g.Log.Error("carrying out a change panicked", "op", op.ID, "panic", r, "stack", string(debug.Stack()))
+			}
+			done <- answer
+		}()
+		answer = g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {
+			c.asked.Previews, c.asked.Now = previews, g.Now()
+			if d := c.policy.DecideCall(&c.asked); d.Effect != policy.Allow {
+				return errors.New(d.Reason)
+			}
+			return nil
+		})
 	})
+	// Many evictions can take longer than a client waits for an answer.
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for limit := time.After(tools.MaxWait); ; {
+		select {
+		case r := <-done:
+			return r
+		case <-tick.C:
+			if c.Progress != nil {
+				c.Progress("still running")
+			}
+		case <-limit:
+			return describe(op)
+		}
+	}
 }
 
 // commit stores a batch. It does not end with the call that it is about: a

@@ -159,7 +159,7 @@ func (g *Gate) exhausted(c *call) *policy.Decision {
 	if failed == nil {
 		return nil
 	}
-	if was, err := g.Store.Question(questionKey(c.Principal, c.planDigest)); err == nil && was != "" {
+	if was, err := g.Store.Question(c.questionKey()); err == nil && was != "" {
 		if op, err := g.Store.Operation(was); err == nil && op.State.Open() {
 			return nil
 		}

@@ -65,6 +65,23 @@ func (g *Gate) intentEntry(c *call) Entry {
 	return withPayload(r, audit.MaskPlan(c.Plan))
 }
 
+// plannedEntry is the intent with the Plan: the intent itself, or, where that had
+// to be on record before the Plan could be made, what the call turned out to be.
+func (g *Gate) plannedEntry(c *call) Entry {
+	e := g.intentEntry(c)
+	if c.recorded {
+		e.Record.Type, e.Record.Source, e.Record.Tool.Args = audit.ToolPlanned, nil, nil
+	}
+	return e
+}
+
+// decidedRead is a decision together with the requests that follow it at once.
+func (g *Gate) decidedRead(c *call, plan action.Plan, ids []string, d policy.Decision) Entry {
+	e := g.decidedEntry(c.op, c.Principal, c.Session, d)
+	e.Record.Actions = recordActions(plan, ids, nil)
+	return e
+}
+
 func maskedArgs(args map[string]any) map[string]any {
 	masked, _ := audit.Mask(args).(map[string]any)
 	return masked

@@ -70,7 +70,7 @@ func (g *Gate) malformed(c *call, err error) Result {
 // deny answers what policy refuses, and records intent and decision.
 func (g *Gate) deny(c *call, d policy.Decision) Result {
 	entries := c.intent
-	if c.planDigest == "" {
+	if c.planDigest == "" && !c.recorded {
 		entries = []Entry{g.intentEntry(c)} // refused before there was a plan
 	}
 	c.decision = d
@@ -132,14 +132,20 @@ func describe(op approvals.Operation) Result {
 		r.Summary = "waits for approval: " + planSummary(op)
 		r.Approval = &ApprovalSummary{Approvers: approverSets(op), Missing: op.Missing(), Expires: op.Expires}
 		r.NextStep = waitStep(op.ID)
-	case approvals.Authorized, approvals.Executing:
+	case approvals.Authorized:
 		r.Status, r.Summary = Pending, "approved and about to run: "+planSummary(op)
+		r.NextStep = fmt.Sprintf("Call wait_for_operation with op %q.", op.ID)
+	case approvals.Executing:
+		r.Status, r.Summary = Pending, "is running: "+planSummary(op)
 		r.NextStep = fmt.Sprintf("Call wait_for_operation with op %q.", op.ID)
 	case approvals.Succeeded:
 		r.Rule, r.Reason = "", ""
-		if op.Plan.ReadOnly() {
+		switch {
+		case op.Plan.ReadOnly():
 			r.Data = op.Result
-		} else {
+		case op.Plan.Runs(): // what a command wrote is as little to be trusted as a log
+			r.Summary, r.Data = planSummary(op), op.Result
+		default:
 			r.Summary = op.Result
 		}
 	case approvals.Denied:

@@ -103,9 +103,9 @@ func (g *Gate) lost(op approvals.Operation) (approvals.Operation, error) {
 	return op, g.commit(Batch{Entries: []Entry{{Record: r}}, Operations: []approvals.Operation{op}})
 }
 
-// again runs the work once more in a while, and gives its place to others until
+// retry runs the work once more in a while, and gives its place to others until
 // then. When the server stops before, the next start takes the operation up.
-func (g *Gate) again(f func(ctx context.Context)) {
+func (g *Gate) retry(f func(ctx context.Context)) {
 	time.AfterFunc(retryEvery, func() { g.inBackground(g.slots, f) })
 }
 
@@ -171,7 +171,7 @@ func (g *Gate) run(ctx context.Context, id string) {
 		g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
 	}
 	if again {
-		g.again(func(ctx context.Context) { g.run(ctx, id) })
+		g.retry(func(ctx context.Context) { g.run(ctx, id) })
 	}
 }
 
@@ -287,7 +287,7 @@ func (g *Gate) askAgain(op, fresh approvals.Operation, reason string) error {
 	err = g.commit(Batch{
 		Entries:    []Entry{g.approvalEntry(audit.ApprovalDecided, stale), g.requestedEntry(fresh)},
 		Operations: []approvals.Operation{stale, fresh},
-		Question:   &Question{Key: questionKey(op.Principal, op.PlanDigest), Op: fresh.ID, Was: op.ID},
+		Question:   &Question{Key: op.Question, Op: fresh.ID, Was: op.ID},
 	})
 	if err != nil {
 		return err

@@ -14,10 +14,14 @@ import (
 // present puts a Result into words. A successful read is text alone; everything
 // else has a structured form as well, and a text that says the same.
 func present(r gate.Result) *mcpgo.CallToolResult {
-	if r.Data != "" {
+	if r.Data != "" && r.Summary == "" {
 		return mcpgo.NewToolResultText(fence(r.Data))
 	}
-	result := mcpgo.NewToolResultStructured(r, words(r))
+	text := words(r)
+	if r.Data != "" {
+		text += "\n" + fence(r.Data)
+	}
+	result := mcpgo.NewToolResultStructured(r, text)
 	result.IsError = r.Failed()
 	return result
 }

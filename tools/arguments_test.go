@@ -202,7 +202,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		call, err := tool.Plan(t.Context(), resolver{}, args)
+		call, err := tool.Plan(t.Context(), cluster(), args)
 		if err != nil {
 			if !errors.As(err, &argument) {
 				t.Fatalf("%T: %v", err, err)

@@ -58,7 +58,7 @@ func applyManifest() *Tool {
 		Title:       "Apply a manifest",
 		Description: "Creates or changes objects by server-side apply. Several documents are applied in order; the first error stops.",
 		Scopes:      []action.Scope{{Verbs: []string{action.Create, action.Patch}}},
-	}, limitReason, func(ctx context.Context, r Resolver, cluster string, in applyManifestInput) (Call, error) {
+	}, limitReason, func(ctx context.Context, r Reader, cluster string, in applyManifestInput) (Call, error) {
 		plan, err := planManifest(ctx, r, cluster, in.Manifest, in.Namespace, action.Action{
 			Verb:    action.Patch,
 			Options: action.Options{PatchType: action.ApplyPatch, FieldManager: FieldManager, Force: in.Force},
@@ -79,7 +79,7 @@ func createResource() *Tool {
 		Title:       "Create resources",
 		Description: "Creates the objects of a manifest; one that exists already is an error. The way to make an object with generateName.",
 		Scopes:      []action.Scope{{Verbs: []string{action.Create}}},
-	}, limitReason, func(ctx context.Context, r Resolver, cluster string, in createResourceInput) (Call, error) {
+	}, limitReason, func(ctx context.Context, r Reader, cluster string, in createResourceInput) (Call, error) {
 		plan, err := planManifest(ctx, r, cluster, in.Manifest, in.Namespace, action.Action{
 			Verb:    action.Create,
 			Options: action.Options{FieldManager: FieldManager},
@@ -346,7 +346,7 @@ func scaleDeployment() *Tool {
 	}, func(s *jsonschema.Schema) {
 		between(s, "replicas", 0, 10000)
 		limitReason(s)
-	}, func(_ context.Context, _ Resolver, _ string, in scaleDeploymentInput) (Call, error) {
+	}, func(_ context.Context, _ Reader, _ string, in scaleDeploymentInput) (Call, error) {
 		a := action.Action{
 			Verb:        action.Patch,
 			Resource:    action.Resource{Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
@@ -378,7 +378,7 @@ func deleteResource() *Tool {
 		s.Properties["grace_period_seconds"].Types, s.Properties["grace_period_seconds"].Type = nil, "integer"
 		between(s, "grace_period_seconds", 0, 3600)
 		limitReason(s)
-	}, func(ctx context.Context, r Resolver, cluster string, in deleteResourceInput) (Call, error) {
+	}, func(ctx context.Context, r Reader, cluster string, in deleteResourceInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err

@@ -17,7 +17,7 @@ func applied(t testing.TB, manifest, namespace string) (Call, error) {
 	if namespace != "" {
 		args["namespace"] = namespace
 	}
-	return tool(t, "apply_manifest").Plan(t.Context(), resolver{}, args)
+	return tool(t, "apply_manifest").Plan(t.Context(), cluster(), args)
 }
 
 const cm = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: shop}}"
@@ -112,7 +112,7 @@ func TestManifestRefused(t *testing.T) {
 // A creation refuses what an apply does, but for generateName.
 func TestCreateRefused(t *testing.T) {
 	create := func(manifest string) (Call, error) {
-		return tool(t, "create_resource").Plan(t.Context(), resolver{}, map[string]any{"manifest": manifest})
+		return tool(t, "create_resource").Plan(t.Context(), cluster(), map[string]any{"manifest": manifest})
 	}
 	object := func(rest string) string { return "apiVersion: v1\nkind: ConfigMap\n" + rest + "\n" }
 	for _, row := range []struct{ name, manifest, want string }{

@@ -57,7 +57,7 @@ func cancelOperation() *Tool {
 
 // operationTool defines a tool that asks about an operation and sends nothing.
 func operationTool[In any](t Tool, adjust func(*jsonschema.Schema), call func(In) OperationCall) *Tool {
-	return define(t, adjust, func(_ context.Context, _ Resolver, _ string, in In) (Call, error) {
+	return define(t, adjust, func(_ context.Context, _ Reader, _ string, in In) (Call, error) {
 		c := call(in)
 		return Call{Operation: &c}, nil
 	}, func([]Response) (string, error) {

@@ -28,7 +28,7 @@ func patchResource() *Tool {
 	}, func(s *jsonschema.Schema) {
 		s.Properties["type"].Enum = []any{"merge", "strategic", "json"}
 		limitReason(s)
-	}, func(ctx context.Context, r Resolver, cluster string, in patchResourceInput) (Call, error) {
+	}, func(ctx context.Context, r Reader, cluster string, in patchResourceInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err

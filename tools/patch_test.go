@@ -17,7 +17,7 @@ func patched(t testing.TB, kind, of, patch string) (Call, error) {
 	if kind != "node" {
 		args["namespace"] = "shop"
 	}
-	return tool(t, "patch_resource").Plan(t.Context(), resolver{}, args)
+	return tool(t, "patch_resource").Plan(t.Context(), cluster(), args)
 }
 
 func TestPatchRefused(t *testing.T) {

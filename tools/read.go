@@ -32,7 +32,7 @@ func listNamespaces() *Tool {
 		Title:       "List namespaces",
 		Description: "Lists the namespaces of the cluster as a table.",
 		Scopes:      []action.Scope{{Verbs: []string{action.List}, Resource: "namespaces"}},
-	}, limitRange, func(_ context.Context, _ Resolver, _ string, in listNamespacesInput) (Call, error) {
+	}, limitRange, func(_ context.Context, _ Reader, _ string, in listNamespacesInput) (Call, error) {
 		return read(action.Action{
 			Verb:     action.List,
 			Resource: action.Resource{Version: "v1", Resource: "namespaces", Kind: "Namespace"},
@@ -57,7 +57,7 @@ func listResources() *Tool {
 		Title:       "List resources",
 		Description: "Lists objects of one kind as a table, as kubectl get does. Says how many there are and how to go on.",
 		Scopes:      []action.Scope{{Verbs: []string{action.List}}},
-	}, limitRange, func(ctx context.Context, r Resolver, cluster string, in listResourcesInput) (Call, error) {
+	}, limitRange, func(ctx context.Context, r Reader, cluster string, in listResourcesInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err
@@ -89,7 +89,7 @@ func getResource() *Tool {
 		Title:       "Get one resource",
 		Description: "Shows one object as YAML, without managedFields. Values of Secrets are masked.",
 		Scopes:      readAnything,
-	}, nil, func(ctx context.Context, r Resolver, cluster string, in getResourceInput) (Call, error) {
+	}, nil, func(ctx context.Context, r Reader, cluster string, in getResourceInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err
@@ -117,7 +117,7 @@ func getPodLogs() *Tool {
 	}, func(s *jsonschema.Schema) {
 		between(s, "tail_lines", 1, maxLines)
 		between(s, "since_seconds", 1, 7*24*3600)
-	}, func(_ context.Context, _ Resolver, _ string, in getPodLogsInput) (Call, error) {
+	}, func(_ context.Context, _ Reader, _ string, in getPodLogsInput) (Call, error) {
 		if in.TailLines == 0 {
 			in.TailLines = defaultLines
 		}

@@ -36,13 +36,16 @@ type Tool struct {
 	// Scopes bound every Plan that the tool can make. Tools about the caller's
 	// own operations have none: they send nothing to a cluster.
 	Scopes []action.Scope
+	// Reads bound what the tool may ask a cluster for while it plans. A tool that
+	// reads does not always do the same again.
+	Reads []action.Scope
 	// Schema is the JSON Schema of the arguments.
 	Schema json.RawMessage
 
 	resolved *jsonschema.Resolved
 	names    []string // of the arguments, for error texts
 	clusters []string
-	plan     func(ctx context.Context, r Resolver, cluster string, args map[string]any) (Call, error)
+	plan     func(ctx context.Context, r Reader, cluster string, args map[string]any) (Call, error)
 	render   func([]Response) (string, error)
 }
 
@@ -56,6 +59,12 @@ type Call struct {
 	Reason string
 	// Operation is set instead of a Plan by the tools about operations.
 	Operation *OperationCall
+	// Answer is set instead of a Plan by a tool that has asked all that it needs
+	// while it planned: text from the cluster, with the values of Secrets masked.
+	Answer string
+	// Same, where set, is what tells this call from others instead of its Plan,
+	// which holds the time: calls that say the same here ask people once.
+	Same string
 }
 
 // OperationVerb is what a call about an operation wants.
@@ -110,7 +119,7 @@ func All(clusters []string) []*Tool {
 // define makes a tool from its typed input. In is a struct whose json tags name
 // the arguments and whose jsonschema tags describe them; fields without
 // omitempty are required. adjust adds what tags cannot say, such as ranges.
-func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx context.Context, r Resolver, cluster string, in In) (Call, error), render func([]Response) (string, error)) *Tool {
+func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx context.Context, r Reader, cluster string, in In) (Call, error), render func([]Response) (string, error)) *Tool {
 	schema, err := jsonschema.For[In](nil)
 	if err != nil {
 		panic(fmt.Sprintf("tool %s: %v", t.Name, err)) // a programming error that every test meets
@@ -125,7 +134,7 @@ func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx conte
 	}
 	t.Schema, _ = json.Marshal(schema)
 	t.render = render
-	t.plan = func(ctx context.Context, r Resolver, cluster string, args map[string]any) (Call, error) {
+	t.plan = func(ctx context.Context, r Reader, cluster string, args map[string]any) (Call, error) {
 		var in In
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(args, &in); err != nil {
 			return Call{}, BadArgument("%v", err)
@@ -164,6 +173,17 @@ func (t *Tool) finish(clusters []string) {
 	}
 }
 
+// MayRead refuses a request that the tool has not said it may make while it plans.
+func (t *Tool) MayRead(a action.Action) error {
+	if err := checkNames(a); err != nil {
+		return err
+	}
+	if !a.ReadOnly() || !slices.ContainsFunc(t.Reads, func(s action.Scope) bool { return s.Covers(a) }) {
+		return fmt.Errorf("tool %s asks for %s, which is outside its reads", t.Name, a)
+	}
+	return nil
+}
+
 // ReadOnly reports whether no call of this tool can change anything.
 func (t *Tool) ReadOnly() bool {
 	return t.Name != cancelName && !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool { return !s.ReadOnly() })
@@ -172,16 +192,18 @@ func (t *Tool) ReadOnly() bool {
 // Destructive reports whether a call can take something away.
 func (t *Tool) Destructive() bool {
 	return slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
-		return slices.Contains(s.Verbs, action.Delete) || slices.Contains(s.Verbs, action.Patch) || slices.Contains(s.Verbs, action.Update)
+		return slices.Contains(s.Verbs, action.Delete) || slices.Contains(s.Verbs, action.Patch) || slices.Contains(s.Verbs, action.Update) ||
+			s.Subresource == action.Eviction || s.Subresource == action.Exec
 	})
 }
 
 // Idempotent reports whether the same call again changes nothing more. Create
 // and patch together are an apply, which does not. A create alone can make one
 // more object; a patch of whatever kind is one that the caller writes, and can
-// add to a list once more.
+// add to a list once more. What hangs on the state of the cluster, such as going
+// back to the revision before, is another change each time.
 func (t *Tool) Idempotent() bool {
-	return !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
+	return (t.ReadOnly() || t.Reads == nil) && !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
 		create, patch := slices.Contains(s.Verbs, action.Create), slices.Contains(s.Verbs, action.Patch)
 		return create != patch && (create || s.Resource == "")
 	})
@@ -276,7 +298,7 @@ func asNumber(value any) (float64, bool) {
 
 // Plan says what the decoded arguments ask for. Every Action of the Plan lies
 // within the tool's Scopes, and its names are names and not paths.
-func (t *Tool) Plan(ctx context.Context, r Resolver, args map[string]any) (Call, error) {
+func (t *Tool) Plan(ctx context.Context, r Reader, args map[string]any) (Call, error) {
 	args = maps.Clone(args)
 	var cluster string
 	if len(t.Scopes) > 0 {

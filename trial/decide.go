@@ -134,7 +134,7 @@ func (w *World) plan(ctx context.Context, c Call) (*run, *Answer) {
 	if len(c.Resources) > 0 {
 		r.kinds = w.makes(c.Resources...)
 	}
-	planned, err := tool.Plan(ctx, r.kinds, args)
+	planned, err := tool.Plan(ctx, tools.Offline(r.kinds, c.Now), args)
 	switch {
 	case err != nil && !could:
 		return ended(answered(refusal))
@@ -142,6 +142,8 @@ func (w *World) plan(ctx context.Context, c Call) (*run, *Answer) {
 		return ended(failed(err))
 	case planned.Operation != nil:
 		return ended(Answer{Decision: string(policy.Allow), Reason: "policy is not asked about " + tool.Name + ": it is about the caller's own operations"})
+	case planned.Answer != "":
+		return ended(Answer{Decision: string(policy.Allow), Reason: tool.Name + " sends nothing to a cluster"})
 	}
 	r.asked = policy.Call{Principal: &r.Principal, Plan: planned.Plan, Args: planned.Args, Now: r.Now}
 	for i := range r.asked.Plan.Actions {

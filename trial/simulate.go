@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -268,13 +269,13 @@ func (w *World) recorded(ctx context.Context, tool *tools.Tool, args map[string]
 	}
 	made := action.Action{Cluster: a.Cluster, Verb: a.Verb, Resource: resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name}
 	if alone {
-		call, err := tool.Plan(ctx, only{resource}, args)
+		call, err := tool.Plan(ctx, tools.Offline(only{resource}, time.Time{}), args)
 		if err == nil && len(call.Plan.Actions) == 1 {
 			planned := call.Plan.Actions[0]
 			planned.Cluster = a.Cluster
 			bare := planned
 			bare.Body, bare.Options = nil, action.Options{}
-			if bare == made {
+			if reflect.DeepEqual(bare, made) {
 				return recordedAction{planned, true}, nil
 			}
 		}
@@ -325,7 +326,7 @@ func (o only) Resolve(context.Context, string, string, string) (action.Resource,
 // replanned plans a call that was refused before it was planned; nil when its
 // arguments, as the log has them, do not say enough.
 func (w *World) replanned(ctx context.Context, tool *tools.Tool, args map[string]any) []recordedAction {
-	call, err := tool.Plan(ctx, w.kinds, args)
+	call, err := tool.Plan(ctx, tools.Offline(w.kinds, time.Time{}), args)
 	if err != nil {
 		return nil
 	}
