@@ -119,18 +119,23 @@ type Options struct {
 	Continue      string    `json:"continue,omitempty"`
 	// Table asks for the server-side table without objects (meta.k8s.io/v1 Table).
 	Table bool `json:"table,omitempty"`
+	// Fields are those of the objects that are shown, as JSONPath; none shows all.
+	Fields []string `json:"fields,omitempty"`
 	// PropagationPolicy, GracePeriodSeconds: see metav1.DeleteOptions.
 	PropagationPolicy  string `json:"propagationPolicy,omitempty"`
 	GracePeriodSeconds *int64 `json:"gracePeriodSeconds,omitempty"`
-	// Container, Previous, TailLines, SinceSeconds: see corev1.PodLogOptions.
+	// Container, Previous, TailLines, SinceSeconds, Timestamps: see corev1.PodLogOptions.
 	Container    string `json:"container,omitempty"`
 	Previous     bool   `json:"previous,omitempty"`
 	TailLines    int64  `json:"tailLines,omitempty"`
 	SinceSeconds int64  `json:"sinceSeconds,omitempty"`
+	Timestamps   bool   `json:"timestamps,omitempty"`
+	// Grep is a regular expression: of a log, only lines that match it are shown.
+	Grep string `json:"grep,omitempty"`
 	// Command is run as it is, argument by argument, for at most TimeoutSeconds.
 	Command        []string `json:"command,omitempty"`
 	TimeoutSeconds int64    `json:"timeoutSeconds,omitempty"`
-	// TailBytes is how much of the end of a log is kept, whatever comes before it.
+	// TailBytes is how much of the end of the answer is kept, whatever comes before it.
 	TailBytes int64 `json:"tailBytes,omitempty"`
 }
 

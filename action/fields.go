@@ -24,7 +24,7 @@ const maxFields = 4 << 20
 // "" is the whole object. A deletion is about it, and so is a body that is not
 // understood or names too much to list.
 func (a Action) Fields() []string {
-	if a.ReadOnly() {
+	if a.ReadOnly() || a.Subresource == Exec { // a command names no field
 		return nil
 	}
 	f := fields{strategic: a.Options.PatchType == StrategicMergePatch, left: maxFields}

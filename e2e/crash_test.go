@@ -41,6 +41,7 @@ func newStageWith(t *testing.T, rules string) *stage {
 	if s.namespace, err = newNamespace(s.ctx); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { leave(s.namespace) })
 	if s.proxy, err = rig.StartProxy(world.cluster, world.admin, dir); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -107,6 +108,15 @@ func newNamespace(ctx context.Context) (string, error) {
 	return name, err
 }
 
+// leave lets a namespace go: the simulated nodes take only so many pods.
+func leave(namespace string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := world.cluster.Run(ctx, "", "delete", "namespace", namespace, "--wait=false", "--ignore-not-found"); err != nil {
+		fmt.Fprintln(os.Stderr, "leaving namespace", namespace+":", err)
+	}
+}
+
 // newServer writes a configuration into dir, with the guarded policy and an
 // approver set "operators", and prepares a server for it.
 func newServer(dir, kubeconfig string) (*rig.Server, error) {
@@ -143,9 +153,13 @@ type script struct {
 
 type scriptKey struct{}
 
-func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+func TestScripts(t *testing.T) { testscript.Run(t, scripts("testdata")) }
+
+// scripts are those of one folder.
+func scripts(dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
+		Deadline:            time.Now().Add(5 * time.Minute),
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			ctx := context.Background()
@@ -182,13 +196,20 @@ func TestScripts(t *testing.T) {
 				"oncall": {URL: server.URL, Token: world.token}, "other": {URL: server.URL, Token: world.other},
 			}}
 			env.Values[scriptKey{}] = s
-			env.Defer(func() { log.Close(); server.Stop() })
+			env.Defer(func() {
+				leave(namespace)
+				log.Close()
+				server.Stop()
+				if records, err := server.Export(ctx); err == nil { // else the script had no server
+					called.add(records)
+				}
+			})
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": serverCommand, "agent": agentCommand, "post": postCommand, "records": recordsCommand, "until": untilCommand, "policy": policyCommand,
 		},
-	})
+	}
 }
 
 // server start|stop|kill: runs the server of the script's countersign.yaml.
@@ -243,6 +264,7 @@ func policyCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // agent [-as NAME] list: prints the tools that are shown.
+// agent [-as NAME] request METHOD JSON: sends any request and prints its result.
 // agent [-as NAME] TOOL JSON: calls a tool and prints what a model would read;
 // $OP is the operation after it. With ! the answer must be an error.
 func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -261,6 +283,17 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 		tools, err := agent.Tools(ctx)
 		ts.Check(err)
 		fmt.Fprintln(ts.Stdout(), strings.Join(tools, "\n"))
+		return
+	}
+	if args[0] == "request" {
+		result, err := agent.Request(ctx, args[1], json.RawMessage(args[2]))
+		if err != nil {
+			result = []byte(err.Error())
+		}
+		fmt.Fprintln(ts.Stdout(), string(result))
+		if (err != nil) != neg {
+			ts.Fatalf("the agent's request: %v", err)
+		}
 		return
 	}
 	// A file's content can stand for an argument: @FILE, as a JSON string.

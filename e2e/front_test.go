@@ -369,7 +369,7 @@ func TestLostGroup(t *testing.T) {
 	// The next token of the same subject has other groups; it sees no tool of a cluster any more.
 	without := login("guests")
 	tools, err := without.Tools(s.ctx)
-	if err != nil || strings.Join(tools, " ") != "cancel_operation get_operation wait_for_operation" {
+	if err != nil || strings.Join(tools, " ") != "cancel_operation get_operation list_operations wait_for_operation" {
 		t.Errorf("tools: %v %v", tools, err)
 	}
 	if answer, err := without.Call(s.ctx, "list_namespaces", `{}`); err != nil || answer.Structured.Status != "denied" {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"countersign/action"
@@ -162,6 +163,9 @@ func (g *Gate) waitOnce(ctx context.Context, id string, tick <-chan time.Time, p
 // operationCall answers the tools about the caller's own operations. Another
 // principal's operation is not found, as if it did not exist.
 func (g *Gate) operationCall(ctx context.Context, c *call) Result {
+	if c.Operation.Verb == tools.ListOperations {
+		return g.listOperations(c)
+	}
 	op, err := g.Store.Operation(c.Operation.ID)
 	if err == nil && op.Principal.Key() != c.Principal.Key() {
 		err = ErrNotFound
@@ -188,6 +192,55 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 		return g.cancel(op.ID)
 	}
 	return describe(op)
+}
+
+// maxListed bounds the list of a caller's operations, maxSearched how many of
+// all callers' are looked at for it.
+const (
+	maxListed   = 50
+	maxSearched = 2000
+)
+
+// listOperations answers with the latest operations of the caller.
+func (g *Gate) listOperations(c *call) Result {
+	var lines []string
+	searched := 0
+	err := g.Store.Operations(func(op approvals.Operation) bool {
+		searched++
+		if op.Principal.Key() == c.Principal.Key() && (op.State.Open() || !c.Operation.OpenOnly) {
+			line := op.ID + "  " + op.Created.UTC().Format(time.RFC3339) + "  " + strings.ToLower(string(op.State)) + "  " + op.Tool
+			if len(op.Plan.Actions) > 0 {
+				line += "  " + op.Plan.Actions[0].String()
+			}
+			if more := len(op.Plan.Actions) - 1; more > 0 {
+				line += fmt.Sprintf(" and %d more", more)
+			}
+			lines = append(lines, line)
+		}
+		return len(lines) < maxListed && searched < maxSearched
+	})
+	intent := g.record(audit.ToolIntent, c.op, c.Principal, c.Session)
+	intent.Source, intent.Outcome, intent.Tool = &c.Source, audit.Success, &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	if err != nil {
+		intent.Outcome, intent.Error = audit.Failure, recordError(err)
+	}
+	if broken := g.commit(Batch{Entries: []Entry{{Record: intent}}}); broken != nil {
+		return g.unrecorded(c, broken)
+	}
+	if err != nil {
+		return failed(c.op, err)
+	}
+	text := "You have no such operations."
+	if len(lines) > 0 {
+		text = strings.Join(lines, "\n")
+	}
+	switch {
+	case len(lines) == maxListed:
+		text += fmt.Sprintf("\nThe latest %d are shown; older ones are found by their op.", maxListed)
+	case searched == maxSearched:
+		text += fmt.Sprintf("\nOnly the latest %d operations of all callers were looked at.", maxSearched)
+	}
+	return Result{Status: Succeeded, Op: c.op, Data: audit.MaskText(text)}
 }
 
 // cancel withdraws an operation that has not started.

@@ -28,7 +28,7 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 				live = Live{previews[i].UID(), previews[i].ResourceVersion()}
 			}
 			return live
-		}, func(moved bool) (id string, err error) {
+		}, len(plan.Actions) > 1, func(moved bool) (id string, err error) {
 			ids[i], err = again(i, moved)
 			return ids[i], err
 		})
@@ -40,7 +40,8 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 	return results, nil
 }
 
-func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live func() Live, again func(moved bool) (string, error)) (Response, error) {
+// executeOne sends one Action. Of several, an eviction that is held up is waited for.
+func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live func() Live, several bool, again func(moved bool) (string, error)) (Response, error) {
 	start := g.Now()
 	for moves := 0; ; {
 		bounded, cancel := context.WithTimeout(ctx, g.RequestTimeout+time.Duration(a.Options.TimeoutSeconds)*time.Second)
@@ -51,7 +52,7 @@ func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live 
 			return result, err
 		}
 		moved := refused.Code == http.StatusConflict && live() != (Live{}) && moves < maxMoves
-		heldUp := refused.Code == http.StatusTooManyRequests && a.Subresource == action.Eviction && g.Now().Sub(start) < g.RequestTimeout
+		heldUp := several && refused.Code == http.StatusTooManyRequests && a.Subresource == action.Eviction && g.Now().Sub(start) < g.RequestTimeout
 		switch {
 		case moved:
 			moves++
@@ -117,7 +118,7 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 		op.Reason = "there was no answer to the request"
 		var answered *APIError
 		if errors.As(err, &answered) {
-			op.Reason = fmt.Sprintf("the API server answered with error %d: %s", answered.Code, clip(audit.MaskText(answered.Message)))
+			op.Reason = fmt.Sprintf("the API server answered with error %d: %s", answered.Code, said(answered.Message))
 		}
 		op.Reason += "; it may or may not have taken effect"
 	case err != nil && len(results) > 0:
@@ -234,9 +235,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 		case a.Verb == action.Create && refused.Reason == string(metav1.StatusReasonAlreadyExists):
 			return audit.Evidence{Result: Applied, Detail: a.String() + ": an object of this name exists now"}, nil
 		case message != "" && strings.Contains(op.Reason, message):
-			return audit.Evidence{Result: NotApplied, Detail: a.String() + ": the API server refuses the same request in the same words: " + message}, nil
+			return audit.Evidence{Result: NotApplied, Detail: a.String() + ": the API server refuses the same request in the same words: " + said(message)}, nil
 		}
-		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server now refuses the same request: " + message}, nil
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": the API server now refuses the same request: " + said(message)}, nil
 	}
 	if err != nil {
 		return audit.Evidence{}, err

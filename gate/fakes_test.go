@@ -112,6 +112,18 @@ func (m *memory) Operation(id string) (approvals.Operation, error) {
 	return op, nil
 }
 
+func (m *memory) Operations(f func(approvals.Operation) bool) error {
+	m.mu.Lock()
+	ops := maps.Clone(m.ops)
+	m.mu.Unlock()
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(ops))) {
+		if !f(ops[id]) {
+			break
+		}
+	}
+	return nil
+}
+
 func (m *memory) OpenOperations() ([]approvals.Operation, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -247,6 +259,10 @@ func (c *fakeCluster) Preview(_ context.Context, a action.Action, auditID func()
 	if a.Verb == action.Delete && c.objects[target(a)] == nil {
 		return action.Preview{}, &APIError{Code: 404, Reason: "NotFound", Message: a.Name + " not found"}
 	}
+	if a.Subresource == action.Exec {
+		pod := c.objects["pods/ "+a.Namespace+"/"+a.Name]
+		return action.Preview{Live: pod, Result: pod, Diff: []action.Change{{Op: "add", Path: "/exec"}}}, nil
+	}
 	if a.Verb == action.Create && c.objects[target(a)] != nil {
 		return action.Preview{}, exists(a)
 	}
@@ -274,13 +290,20 @@ func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID stri
 	if c.sending != nil {
 		c.sending()
 	}
-	live, _ := c.objects[target(a)]["metadata"].(map[string]any)
+	of := a
+	if a.Subresource == action.Exec {
+		of.Subresource = ""
+	}
+	live, _ := c.objects[target(of)]["metadata"].(map[string]any)
 	if version, _ := live["resourceVersion"].(string); seen.UID != "" && (live["uid"] != seen.UID || version != seen.ResourceVersion) {
 		return Response{}, &APIError{Code: 409, Reason: "Conflict", Message: "another object"}
 	}
 	effect, err := true, error(nil)
 	if c.refuse != nil {
 		err, effect = c.refuse(a)
+	}
+	if a.Subresource == action.Exec {
+		return Response{Code: 200, Body: []byte(`{"exitCode":0,"stdout":"HOME=/"}`)}, err
 	}
 	if a.Verb == action.Create && a.Name == "" {
 		a.Name = "made-up"

@@ -3,8 +3,10 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +33,9 @@ type Store interface {
 	Operation(id string) (approvals.Operation, error)
 	// OpenOperations loads every operation that something may still happen to.
 	OpenOperations() ([]approvals.Operation, error)
+	// Operations calls f with operations, the newest id first, until f returns
+	// false. Ids are UUIDv7, which sort by time.
+	Operations(f func(approvals.Operation) bool) error
 	// Question returns the operation that was last asked under a key, or "".
 	Question(key string) (string, error)
 }
@@ -218,7 +223,7 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	planning, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 	defer cancel()
 	planned, err := c.tool.Plan(planning, &planner{g: g, c: c}, args)
-	if err != nil {
+	if err != nil || c.broken != nil {
 		return g.unplanned(c, err)
 	}
 	c.Call = planned
@@ -287,6 +292,38 @@ func (g *Gate) Visible(p *action.Principal) []*tools.Tool {
 		}
 	}
 	return visible
+}
+
+// Permissions tells a caller, in words, which tools it could use and which rules
+// are about it. Nothing is asked of a cluster.
+func (g *Gate) Permissions(p *action.Principal) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "You are %s, subject %s of %s, in the groups %s.\n\nTools that policy could allow you:\n", p.Username, p.Subject, p.Issuer, strings.Join(p.Groups, ", "))
+	for _, t := range g.Visible(p) {
+		word := "changes"
+		if t.ReadOnly() {
+			word = "reads"
+		}
+		fmt.Fprintf(&b, "%s (%s)\n", t.Name, word)
+	}
+	b.WriteString("\nRules about you. A denial beats a demand for approval, which beats an allowance; what nothing allows is denied:\n")
+	for _, line := range g.Policy().About(p) {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// PolicySummary sums the policy in force up, for any caller.
+func (g *Gate) PolicySummary() string {
+	set := g.Policy()
+	info := set.Info()
+	off := "none"
+	if len(info.GuardsOff) > 0 {
+		off = strings.Join(info.GuardsOff, ", ")
+	}
+	return fmt.Sprintf("Policy %s: %d rules, %d limits.\nBuilt-in guards that are switched off: %s.\n"+
+		"Every call is decided by it and recorded. Use check_access to ask about one request, and diff_manifest to see what an apply would do and who would be asked.\n",
+		set.Digest(), info.Rules, info.Limits, off)
 }
 
 func (g *Gate) find(name string) *tools.Tool {

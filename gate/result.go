@@ -2,6 +2,8 @@ package gate
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -111,17 +113,30 @@ func failed(op string, err error) Result {
 	var argument *tools.ArgumentError
 	switch {
 	case errors.As(err, &refused):
-		r.Reason = "the API server refused it: " + refused.Message
+		r.Reason = "the API server refused it: " + said(refused.Message)
 	case errors.As(err, &argument):
-		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was sent to the cluster."
+		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was changed."
 	default:
 		r.Reason, r.NextStep = "the cluster could not be asked", "Try again in a moment; if it stays so, tell the operators of Countersign."
 		if errors.Is(err, context.DeadlineExceeded) {
 			r.Reason = "the cluster did not answer in time"
 		}
 	}
-	r.Reason = clip(audit.MaskText(r.Reason))
+	r.Reason = audit.MaskText(r.Reason)
+	if refused == nil {
+		r.Reason = clip(r.Reason)
+	}
 	return r
+}
+
+// said puts the API server's own words between marks that nobody who had a part
+// in them, such as the author of a webhook or of an object's name, could know.
+// They are data to whoever reads them.
+func said(message string) string {
+	var nonce [4]byte
+	rand.Read(nonce[:])
+	mark := "data-" + hex.EncodeToString(nonce[:])
+	return "<" + mark + ">" + clip(audit.MaskText(message)) + "</" + mark + ">"
 }
 
 // describe tells an agent where an operation stands.

@@ -202,7 +202,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	previews := call.Previews
 	var refused *APIError
 	if errors.As(err, &refused) && !busy(refused.Code) {
-		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+refused.Message)
+		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+said(refused.Message))
 	}
 	if err != nil {
 		return true, err

@@ -39,14 +39,17 @@ type Clusters struct {
 
 type cluster struct {
 	name   string
+	config *rest.Config
 	client *rest.RESTClient
 
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
 	shortcuts meta.RESTMapper
 
-	mu        sync.Mutex
-	refreshed time.Time
+	mu sync.Mutex
+	// refreshed and dropped are when a kind that is not known, and one that is
+	// served no more, last made the server forget what the cluster serves.
+	refreshed, dropped time.Time
 }
 
 // refreshEvery is how soon a kind that is not known may make the server ask
@@ -99,7 +102,7 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	cached := memory.NewMemCacheClient(discoveryClient)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
 	return &cluster{
-		name: config.Name, client: client, discovery: cached, mapper: mapper,
+		name: config.Name, config: restConfig, client: client, discovery: cached, mapper: mapper,
 		shortcuts: restmapper.NewShortcutExpander(mapper, cached, nil),
 	}, nil
 }
@@ -154,7 +157,7 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	done := make(chan answer, 1)
 	go func() {
 		resource, err := one.resolve(apiVersion, kind)
-		if meta.IsNoMatchError(err) && one.mayRefresh() {
+		if meta.IsNoMatchError(err) && one.mayRefresh(&one.refreshed) {
 			one.mapper.Reset()
 			resource, err = one.resolve(apiVersion, kind)
 		}
@@ -187,13 +190,13 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 // kindName is what may name a kind, with or without version and group.
 var kindName = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9]*(\.[-A-Za-z0-9.]*)?$`)
 
-func (c *cluster) mayRefresh() bool {
+func (c *cluster) mayRefresh(last *time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.refreshed) < refreshEvery {
+	if time.Since(*last) < refreshEvery {
 		return false
 	}
-	c.refreshed = time.Now()
+	*last = time.Now()
 	return true
 }
 

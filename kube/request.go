@@ -37,6 +37,9 @@ func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID string,
 	if err != nil {
 		return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 	}
+	if a.Subresource == action.Exec {
+		return one.exec(ctx, a, auditID, live)
+	}
 	response, err := one.send(ctx, a, auditID, live, false)
 	if err != nil || a.ReadOnly() {
 		return response, err
@@ -69,8 +72,11 @@ func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() 
 		return action.Preview{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 	}
 	var live map[string]any
-	if a.Verb != action.Create {
+	if a.Verb != action.Create || a.Subresource != "" {
 		get := action.Action{Cluster: a.Cluster, Verb: action.Get, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name}
+		if a.Verb == action.Create { // upon the object, which has no such part
+			get.Subresource = ""
+		}
 		live, err = one.object(ctx, get, auditID(), false)
 		if notFound(err) && a.Options.PatchType == action.ApplyPatch {
 			live, err = nil, nil // an apply creates what is missing
@@ -79,11 +85,16 @@ func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() 
 			return action.Preview{}, err
 		}
 	}
+	if a.Subresource == action.Exec { // there is no trying a command
+		return action.Preview{Live: live, Result: live, Diff: []action.Change{{Op: "add", Path: "/exec", New: map[string]any{
+			"command": anyList(a.Options.Command), "container": a.Options.Container,
+		}}}}, nil
+	}
 	result, err := one.object(ctx, a, auditID(), true)
 	if err != nil {
 		return action.Preview{}, err
 	}
-	if a.Verb == action.Delete {
+	if a.Removes() {
 		result = nil // what came back is the object that would go, or a Status
 	}
 	return action.NewPreview(live, result), nil
@@ -187,13 +198,14 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID string, liv
 	}
 	req = parameters(req, a)
 	if a.Options.TailBytes > 0 {
-		return stream(ctx, req, a.Options.TailBytes)
+		response, err := stream(ctx, req, a.Options.TailBytes)
+		return response, c.gone(a, err)
 	}
 	result := req.Do(ctx)
 	var response gate.Response
 	result.StatusCode(&response.Code)
 	if err := result.Error(); err != nil {
-		return response, withHint(a, withoutValues(a, withoutObject(a, apiError(err))))
+		return response, c.gone(a, withHint(a, withoutValues(a, withoutObject(a, apiError(err)))))
 	}
 	response.Body, _ = result.Raw()
 	return response, nil
@@ -202,7 +214,7 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID string, liv
 // unchanged is the body of a request that is to be refused, with code 409, unless
 // the object is still in the state that was seen.
 func unchanged(a action.Action, live gate.Live) any {
-	if live.ResourceVersion == "" || a.Verb != action.Patch {
+	if live.ResourceVersion == "" || a.Verb != action.Patch && a.Subresource != action.Eviction {
 		return a.Body
 	}
 	switch body := a.Body.(type) {
@@ -210,6 +222,16 @@ func unchanged(a action.Action, live gate.Live) any {
 		return append([]any{map[string]any{"op": "replace", "path": "/metadata/resourceVersion", "value": live.ResourceVersion}}, body...)
 	case map[string]any:
 		body = maps.Clone(body)
+		if a.Subresource == action.Eviction {
+			// Which pod, and not in which state: its status changes all the time.
+			options, _ := body["deleteOptions"].(map[string]any)
+			if options = maps.Clone(options); options == nil {
+				options = map[string]any{}
+			}
+			options["preconditions"] = map[string]any{"uid": live.UID}
+			body["deleteOptions"] = options
+			return body
+		}
 		meta, _ := body["metadata"].(map[string]any)
 		meta = maps.Clone(meta)
 		if meta == nil {
@@ -235,11 +257,12 @@ func stream(ctx context.Context, req *rest.Request, keep int64) (gate.Response, 
 	for {
 		n, err := body.Read(chunk)
 		response.Body = append(response.Body, chunk[:n]...)
-		if over := int64(len(response.Body)) - keep; over > 0 {
+		end := errors.Is(err, io.EOF)
+		if over := int64(len(response.Body)) - keep; over > keep || end && over > 0 { // moved seldom: keep can be large
 			response.Omitted += over
 			response.Body = append(response.Body[:0], response.Body[over:]...)
 		}
-		if errors.Is(err, io.EOF) {
+		if end {
 			return response, nil
 		}
 		if err != nil {
@@ -290,6 +313,9 @@ func parameters(req *rest.Request, a action.Action) *rest.Request {
 	if o.Previous {
 		req = req.Param("previous", "true")
 	}
+	if o.Timestamps {
+		req = req.Param("timestamps", "true")
+	}
 	if o.Table {
 		include := metav1.IncludeNone
 		if a.Resource.Namespaced && a.Namespace == "" {
@@ -298,6 +324,24 @@ func parameters(req *rest.Request, a action.Action) *rest.Request {
 		req = req.SetHeader("Accept", tableAccept).Param("includeObject", string(include))
 	}
 	return req
+}
+
+// gone says of a kind that is served no more what it is, and makes the next call
+// ask the cluster anew. That an object is missing is another 404.
+func (c *cluster) gone(a action.Action, err error) error {
+	var refused *gate.APIError
+	if !errors.As(err, &refused) || refused.Code != http.StatusNotFound || !strings.Contains(refused.Message, "could not find the requested resource") {
+		return err
+	}
+	if c.mayRefresh(&c.dropped) {
+		c.mapper.Reset()
+	}
+	what := a.Resource.GroupResource()
+	if a.Subresource != "" {
+		what += "/" + a.Subresource
+	}
+	return &gate.APIError{Code: refused.Code, Reason: refused.Reason, Message: fmt.Sprintf(
+		"cluster %s does not serve %s in version %s any more; list_api_resources lists the kinds that it serves now", c.name, what, a.Resource.Version)}
 }
 
 // withHint adds what to do about a refusal whose words do not say it.

@@ -262,7 +262,9 @@ func (l *loader) add(document *strictyaml.Document, f *file, guard bool) {
 			continue
 		}
 		r, mistakes := compile(spec)
-		mistakes = append(mistakes, l.unknown(spec.Match, r.effect == Allow)...)
+		if !guard { // a guard may name a tool that not every version has
+			mistakes = append(mistakes, l.unknown(spec.Match, r.effect == Allow)...)
+		}
 		for i, name := range approversOf(spec) {
 			if l.known.Approvers != nil && !slices.Contains(l.known.Approvers, name) {
 				mistakes = append(mistakes, mistake{[]any{"approval", "approvers", i}, fmt.Sprintf("approver set %q is not defined under approvers in the configuration", name)})

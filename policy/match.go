@@ -304,9 +304,14 @@ const (
 // caller names the first field by which the rule is not about this principal
 // and tool, or is empty.
 func (m *match) caller(p *action.Principal, tool string) string {
-	switch {
-	case !m.tools.match(tool):
+	if !m.tools.match(tool) {
 		return fieldTools
+	}
+	return m.principal(p)
+}
+
+func (m *match) principal(p *action.Principal) string {
+	switch {
 	case !m.subjects.match(p.Subject):
 		return fieldSubjects
 	case !m.issuers.match(p.Issuer):

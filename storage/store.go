@@ -348,6 +348,21 @@ func (s *Store) OpenOperations() (open []approvals.Operation, err error) {
 	return open, err
 }
 
+// Operations implements gate.Store.
+func (s *Store) Operations(f func(approvals.Operation) bool) error {
+	return s.db.View(func(tx *bbolt.Tx) error {
+		operations := tx.Bucket(bucketOperations)
+		cursor := operations.Cursor()
+		for id, _ := cursor.Last(); id != nil; id, _ = cursor.Prev() {
+			op, err := s.load(operations, string(id))
+			if err != nil || !f(op) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Question implements gate.Store.
 func (s *Store) Question(key string) (op string, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {

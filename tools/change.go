@@ -49,7 +49,7 @@ type applyManifestInput struct {
 	Manifest  string `json:"manifest" jsonschema:"YAML or JSON, one or several documents, at most 1 MiB"`
 	Namespace string `json:"namespace,omitempty" jsonschema:"for objects that name none"`
 	Force     bool   `json:"force,omitempty" jsonschema:"take over fields that another manager owns"`
-	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
 }
 
 func applyManifest() *Tool {
@@ -70,7 +70,7 @@ func applyManifest() *Tool {
 type createResourceInput struct {
 	Manifest  string `json:"manifest" jsonschema:"YAML or JSON, one or several documents, at most 1 MiB"`
 	Namespace string `json:"namespace,omitempty" jsonschema:"for objects that name none"`
-	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
 }
 
 func createResource() *Tool {
@@ -330,41 +330,13 @@ func flatten(objects []map[string]any, object map[string]any, depth int) ([]map[
 	return objects, nil
 }
 
-type scaleDeploymentInput struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	Replicas  int64  `json:"replicas"`
-	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
-}
-
-func scaleDeployment() *Tool {
-	return define(Tool{
-		Name:        "scale_deployment",
-		Title:       "Scale a Deployment",
-		Description: "Sets how many replicas a Deployment has.",
-		Scopes:      []action.Scope{{Verbs: []string{action.Patch}, Resource: "deployments.apps", Subresource: "scale"}},
-	}, func(s *jsonschema.Schema) {
-		between(s, "replicas", 0, 10000)
-		limitReason(s)
-	}, func(_ context.Context, _ Reader, _ string, in scaleDeploymentInput) (Call, error) {
-		a := action.Action{
-			Verb:        action.Patch,
-			Resource:    action.Resource{Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
-			Subresource: "scale", Namespace: in.Namespace, Name: in.Name,
-			Body:    map[string]any{"spec": map[string]any{"replicas": in.Replicas}},
-			Options: action.Options{PatchType: action.MergePatch, FieldManager: FieldManager},
-		}
-		return Call{Plan: action.Plan{Actions: []action.Action{a}}, Reason: in.Reason}, checkTarget(a)
-	}, renderChange("scaled"))
-}
-
 type deleteResourceInput struct {
 	Kind               string `json:"kind" jsonschema:"kind, plural or short name"`
 	Name               string `json:"name"`
 	Namespace          string `json:"namespace,omitempty"`
 	Propagation        string `json:"propagation,omitempty" jsonschema:"what happens to dependents (default Background)"`
 	GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" jsonschema:"0 deletes at once"`
-	Reason             string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+	Reason             string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
 }
 
 func deleteResource() *Tool {

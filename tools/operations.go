@@ -55,6 +55,20 @@ func cancelOperation() *Tool {
 	}, nil, func(in operationInput) OperationCall { return OperationCall{Verb: CancelOperation, ID: in.Op} })
 }
 
+type listOperationsInput struct {
+	OpenOnly bool `json:"open_only,omitempty" jsonschema:"only those that are not over"`
+}
+
+func listOperations() *Tool {
+	return operationTool(Tool{
+		Name:        "list_operations",
+		Title:       "List operations",
+		Description: "Lists your latest calls that changed something, were refused or had to ask, newest first.",
+	}, nil, func(in listOperationsInput) OperationCall {
+		return OperationCall{Verb: ListOperations, OpenOnly: in.OpenOnly}
+	})
+}
+
 // operationTool defines a tool that asks about an operation and sends nothing.
 func operationTool[In any](t Tool, adjust func(*jsonschema.Schema), call func(In) OperationCall) *Tool {
 	return define(t, adjust, func(_ context.Context, _ Reader, _ string, in In) (Call, error) {

@@ -16,7 +16,7 @@ type patchResourceInput struct {
 	Namespace string `json:"namespace,omitempty"`
 	Patch     string `json:"patch" jsonschema:"JSON or YAML, at most 1 MiB; for json a list of operations, else the fields to change"`
 	Type      string `json:"type,omitempty" jsonschema:"merge (RFC 7386, the default), strategic (lists are merged by key; built-in kinds only) or json (RFC 6902)"`
-	Reason    string `json:"reason,omitempty" jsonschema:"why; shown to the approver as your words"`
+	Reason    string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
 }
 
 func patchResource() *Tool {

@@ -2,10 +2,14 @@ package tools
 
 import (
 	"context"
+	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"countersign/action"
+	"countersign/audit"
 )
 
 // Limits of one answer. An agent's context is small, and a caller can always
@@ -16,6 +20,8 @@ const (
 	defaultLines = 100
 	maxLines     = 5000
 	maxBytes     = 32 << 10
+	// maxFetched bounds what is read of whole objects to show fields of them.
+	maxFetched = 32 << 20
 )
 
 var readAnything = []action.Scope{{Verbs: []string{action.Get}}}
@@ -37,18 +43,19 @@ func listNamespaces() *Tool {
 			Verb:     action.List,
 			Resource: action.Resource{Version: "v1", Resource: "namespaces", Kind: "Namespace"},
 			Options:  action.Options{Table: true, LabelSelector: in.LabelSelector, Limit: itemLimit(in.Limit), Continue: in.Continue},
-		}), nil
+		}), checkSelectors(in.LabelSelector, "")
 	}, renderTable)
 }
 
 type listResourcesInput struct {
-	Kind          string `json:"kind" jsonschema:"kind, plural or short name, such as Deployment, deploy or certificates.cert-manager.io"`
-	Namespace     string `json:"namespace,omitempty"`
-	AllNamespaces bool   `json:"all_namespaces,omitempty" jsonschema:"list over every namespace instead of one"`
-	LabelSelector string `json:"label_selector,omitempty" jsonschema:"such as app=web,tier!=cache"`
-	FieldSelector string `json:"field_selector,omitempty" jsonschema:"such as status.phase=Running"`
-	Limit         int64  `json:"limit,omitempty" jsonschema:"at most this many (default 100)"`
-	Continue      string `json:"continue,omitempty" jsonschema:"handle from an earlier answer"`
+	Kind          string   `json:"kind" jsonschema:"kind, plural or short name, such as Deployment, deploy or certificates.cert-manager.io"`
+	Namespace     string   `json:"namespace,omitempty"`
+	AllNamespaces bool     `json:"all_namespaces,omitempty" jsonschema:"list over every namespace instead of one"`
+	LabelSelector string   `json:"label_selector,omitempty" jsonschema:"such as app=web,tier!=cache"`
+	FieldSelector string   `json:"field_selector,omitempty" jsonschema:"such as status.phase=Running"`
+	Fields        []string `json:"fields,omitempty"`
+	Limit         int64    `json:"limit,omitempty" jsonschema:"at most this many (default 100)"`
+	Continue      string   `json:"continue,omitempty" jsonschema:"handle from an earlier answer"`
 }
 
 func listResources() *Tool {
@@ -57,30 +64,60 @@ func listResources() *Tool {
 		Title:       "List resources",
 		Description: "Lists objects of one kind as a table, as kubectl get does. Says how many there are and how to go on.",
 		Scopes:      []action.Scope{{Verbs: []string{action.List}}},
-	}, limitRange, func(ctx context.Context, r Reader, cluster string, in listResourcesInput) (Call, error) {
+	}, func(s *jsonschema.Schema) {
+		limitRange(s)
+		fieldsArgument(s)
+	}, func(ctx context.Context, r Reader, cluster string, in listResourcesInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err
 		}
-		switch {
-		case in.AllNamespaces && in.Namespace != "":
-			return Call{}, BadArgument("give either namespace or all_namespaces, not both")
-		case resource.Namespaced && !in.AllNamespaces && in.Namespace == "":
-			return Call{}, BadArgument("%s live in namespaces: give namespace, or all_namespaces: true", resource.GroupResource())
-		case !resource.Namespaced && in.Namespace != "":
-			return Call{}, BadArgument("%s do not live in namespaces: leave namespace out", resource.GroupResource())
+		if err := checkWhere(resource, in.Namespace, in.AllNamespaces); err != nil {
+			return Call{}, err
 		}
-		return read(action.Action{
-			Verb: action.List, Resource: resource, Namespace: in.Namespace,
-			Options: action.Options{Table: true, LabelSelector: in.LabelSelector, FieldSelector: in.FieldSelector, Limit: itemLimit(in.Limit), Continue: in.Continue},
-		}), nil
-	}, renderTable)
+		options, err := withFields(action.Options{
+			Table: true, LabelSelector: in.LabelSelector, FieldSelector: in.FieldSelector, Limit: itemLimit(in.Limit), Continue: in.Continue,
+		}, in.Fields)
+		if err != nil {
+			return Call{}, err
+		}
+		if options.Fields != nil {
+			options.TailBytes = maxFetched
+		}
+		return read(action.Action{Verb: action.List, Resource: resource, Namespace: in.Namespace, Options: options}), checkSelectors(in.LabelSelector, in.FieldSelector)
+	}, renderList)
+}
+
+// checkWhere refuses a list that does not say of which namespaces, or says it twice.
+func checkWhere(resource action.Resource, namespace string, all bool) error {
+	switch {
+	case all && namespace != "":
+		return BadArgument("give either namespace or all_namespaces, not both")
+	case resource.Namespaced && !all && namespace == "":
+		return BadArgument("%s live in namespaces: give namespace, or all_namespaces: true", resource.GroupResource())
+	case !resource.Namespaced && namespace != "":
+		return BadArgument("%s do not live in namespaces: leave namespace out", resource.GroupResource())
+	}
+	return nil
+}
+
+// checkSelectors refuses a selector that does not parse, in words that show how
+// one does. By which fields a kind can be selected only the API server knows.
+func checkSelectors(labelSelector, fieldSelector string) error {
+	if _, err := labels.Parse(labelSelector); err != nil {
+		return BadArgument("label_selector %.100q does not parse: write it as app=web,tier!=cache or tier in (web,api),!legacy", labelSelector)
+	}
+	if _, err := fields.ParseSelector(fieldSelector); err != nil {
+		return BadArgument("field_selector %.100q does not parse: write it as status.phase=Running,spec.nodeName!=node-1", fieldSelector)
+	}
+	return nil
 }
 
 type getResourceInput struct {
-	Kind      string `json:"kind" jsonschema:"kind, plural or short name"`
-	Name      string `json:"name"`
-	Namespace string `json:"namespace,omitempty"`
+	Kind      string   `json:"kind" jsonschema:"kind, plural or short name"`
+	Name      string   `json:"name"`
+	Namespace string   `json:"namespace,omitempty"`
+	Fields    []string `json:"fields,omitempty"`
 }
 
 func getResource() *Tool {
@@ -89,45 +126,50 @@ func getResource() *Tool {
 		Title:       "Get one resource",
 		Description: "Shows one object as YAML, without managedFields. Values of Secrets are masked.",
 		Scopes:      readAnything,
-	}, nil, func(ctx context.Context, r Reader, cluster string, in getResourceInput) (Call, error) {
+	}, fieldsArgument, func(ctx context.Context, r Reader, cluster string, in getResourceInput) (Call, error) {
 		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 		if err != nil {
 			return Call{}, err
 		}
-		a := action.Action{Verb: action.Get, Resource: resource, Namespace: in.Namespace, Name: in.Name}
+		options, err := withFields(action.Options{}, in.Fields)
+		if err != nil {
+			return Call{}, err
+		}
+		a := action.Action{Verb: action.Get, Resource: resource, Namespace: in.Namespace, Name: in.Name, Options: options}
 		return read(a), checkTarget(a)
 	}, renderObject)
 }
 
-type getPodLogsInput struct {
-	Namespace    string `json:"namespace"`
-	Pod          string `json:"pod"`
-	Container    string `json:"container,omitempty" jsonschema:"needed when the pod has several"`
-	Previous     bool   `json:"previous,omitempty" jsonschema:"the container's previous run"`
-	TailLines    int64  `json:"tail_lines,omitempty" jsonschema:"this many last lines (default 100)"`
-	SinceSeconds int64  `json:"since_seconds,omitempty" jsonschema:"only newer than this"`
+type describeResourceInput struct {
+	Kind      string `json:"kind" jsonschema:"kind, plural or short name"`
+	Name      string `json:"name"`
+	Namespace string `json:"namespace,omitempty"`
 }
 
-func getPodLogs() *Tool {
+// follow is what a tool asks for that goes from one object to others.
+var follow = []action.Scope{{Verbs: []string{action.Get}}, {Verbs: []string{action.List}}}
+
+func describeResource() *Tool {
 	return define(Tool{
-		Name:        "get_pod_logs",
-		Title:       "Get pod logs",
-		Description: "Shows the last lines of a container's log.",
-		Scopes:      []action.Scope{{Verbs: []string{action.Get}, Resource: "pods", Subresource: "log"}},
-	}, func(s *jsonschema.Schema) {
-		between(s, "tail_lines", 1, maxLines)
-		between(s, "since_seconds", 1, 7*24*3600)
-	}, func(_ context.Context, _ Reader, _ string, in getPodLogsInput) (Call, error) {
-		if in.TailLines == 0 {
-			in.TailLines = defaultLines
+		Name:        "describe_resource",
+		Title:       "Describe one resource",
+		Description: "Describes one object, what belongs to it and its events, as kubectl describe does.",
+		Scopes:      follow,
+		Reads:       follow,
+	}, nil, func(ctx context.Context, r Reader, cluster string, in describeResourceInput) (Call, error) {
+		resource, err := r.Resolve(ctx, cluster, "", in.Kind)
+		if err != nil {
+			return Call{}, err
 		}
-		a := action.Action{
-			Verb: action.Get, Resource: action.Resource{Version: "v1", Resource: "pods", Kind: "Pod", Namespaced: true},
-			Subresource: "log", Namespace: in.Namespace, Name: in.Pod,
-			Options: action.Options{Container: in.Container, Previous: in.Previous, TailLines: in.TailLines, SinceSeconds: in.SinceSeconds, TailBytes: maxBytes},
+		if err := checkTarget(action.Action{Resource: resource, Namespace: in.Namespace, Name: in.Name}); err != nil {
+			return Call{}, err
 		}
-		return read(a), checkTarget(a)
-	}, renderLog)
+		text, err := r.Kubectl(ctx, cluster).Describe(resource, in.Namespace, in.Name)
+		if resource.GroupResource() == "secrets" {
+			text = strings.ReplaceAll(text, ":  0 bytes", ":  "+audit.Masked) // its values were taken out before
+		}
+		return Call{Answer: cutEnd(audit.MaskText(text), "get_resource with fields, or list_events")}, err
+	}, nil)
 }
 
 func read(a action.Action) Call { return Call{Plan: action.Plan{Actions: []action.Action{a}}} }

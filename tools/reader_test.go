@@ -31,6 +31,11 @@ func (h *holding) Read(_ context.Context, a action.Action) (Response, error) {
 	return Response{Action: a, Body: []byte(body)}, nil
 }
 
+// Kubectl is kubectl's code upon what the tests say that it makes of the cluster.
+func (h *holding) Kubectl(ctx context.Context, cluster string) Kubectl {
+	return heldKubectl{Kubectl: h.Reader.Kubectl(ctx, cluster), h: h}
+}
+
 // cluster is one that serves kinds and holds nothing that could be read.
 func cluster() Reader { return Offline(resolver{}, time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)) }
 

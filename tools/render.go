@@ -3,6 +3,7 @@ package tools
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"unicode/utf8"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
+	"countersign/action"
 	"countersign/audit"
 )
 
@@ -26,14 +28,9 @@ func renderTable(responses []Response) (string, error) {
 		return "", fmt.Errorf("reading the table: the API server answered with %s", table.Kind)
 	}
 	if len(table.Rows) == 0 {
-		where := ""
-		if r.Action.Namespace != "" {
-			where = " in namespace " + r.Action.Namespace
-		}
-		return "No " + r.Action.Resource.GroupResource() + " found" + where + ".", nil
+		return noneFound(r.Action), nil
 	}
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	var rows rows
 	namespaces := r.Action.Resource.Namespaced && r.Action.Namespace == ""
 	var cells []string
 	if namespaces {
@@ -44,8 +41,7 @@ func renderTable(responses []Response) (string, error) {
 			cells = append(cells, strings.ToUpper(column.Name))
 		}
 	}
-	fmt.Fprintln(w, strings.Join(cells, "\t"))
-	shown := 0
+	rows.add(cells)
 	for _, row := range table.Rows {
 		cells = cells[:0]
 		if namespaces {
@@ -56,28 +52,63 @@ func renderTable(responses []Response) (string, error) {
 				cells = append(cells, cellText(cell))
 			}
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
-		if shown++; shown*40 > 2*maxBytes {
+		if !rows.add(cells) {
 			break
 		}
 	}
-	w.Flush()
-	text := b.String()
-	var cut string
+	return rows.list(len(table.Rows), table.ListMeta), nil
+}
+
+func noneFound(a action.Action) string {
+	where := ""
+	if a.Namespace != "" {
+		where = " in namespace " + a.Namespace
+	}
+	return "No " + a.Resource.GroupResource() + " found" + where + "."
+}
+
+// rows are lines of cells that become aligned columns. The first is the head.
+type rows struct {
+	b     strings.Builder
+	w     *tabwriter.Writer
+	bytes int
+}
+
+// add takes one row, and reports whether one more could be shown.
+func (r *rows) add(cells []string) bool {
+	if r.w == nil {
+		r.w = tabwriter.NewWriter(&r.b, 0, 0, 2, ' ', 0)
+	}
+	n, _ := fmt.Fprintln(r.w, strings.Join(cells, "\t")) // into memory
+	r.bytes += n
+	return r.bytes <= maxBytes
+}
+
+// table is as many whole lines of what was added as may be shown, and how many rows they are.
+func (r *rows) table() (text string, shown int) {
+	r.w.Flush()
+	text = r.b.String()
 	if len(text) > maxBytes {
 		text = text[:strings.LastIndexByte(text[:maxBytes], '\n')+1]
-		shown = strings.Count(text, "\n") - 1
-		cut = fmt.Sprintf("Cut at %d of the %d fetched: narrow with label_selector, field_selector or limit.\n", shown, len(table.Rows))
 	}
-	if table.RemainingItemCount != nil && *table.RemainingItemCount > 0 {
-		cut += fmt.Sprintf("%d of %d shown.", shown, int64(len(table.Rows))+*table.RemainingItemCount)
-	} else if table.Continue != "" {
-		cut += fmt.Sprintf("%d shown, and there are more.", shown)
+	return text, strings.Count(text, "\n") - 1
+}
+
+// list is the table of what one list request has fetched, and says how much of all it is.
+func (r *rows) list(fetched int, meta metav1.ListMeta) string {
+	text, shown := r.table()
+	if shown < fetched {
+		text += fmt.Sprintf("Cut at %d of the %d fetched: narrow with label_selector, field_selector or limit.\n", shown, fetched)
 	}
-	if table.Continue != "" && shown == len(table.Rows) { // else it would leave out the rows that were cut
-		cut += " Narrow with label_selector or field_selector, or go on with continue: " + table.Continue + "\n"
+	if meta.RemainingItemCount != nil && *meta.RemainingItemCount > 0 {
+		text += fmt.Sprintf("%d of %d shown.", shown, int64(fetched)+*meta.RemainingItemCount)
+	} else if meta.Continue != "" {
+		text += fmt.Sprintf("%d shown, and there are more.", shown)
 	}
-	return text + cut, nil
+	if meta.Continue != "" && shown == fetched { // else it would leave out the rows that were cut
+		text += " Narrow with label_selector or field_selector, or go on with continue: " + meta.Continue + "\n"
+	}
+	return text
 }
 
 // rowNamespace reads the namespace from the row's metadata, which the server
@@ -105,6 +136,63 @@ func cellText(cell any) string {
 // maxCell bounds one cell of a table, in characters.
 const maxCell = 120
 
+// renderList writes a table: the API server's own, or one of the fields asked for.
+func renderList(responses []Response) (string, error) {
+	r := responses[0]
+	if r.Action.Options.Fields == nil {
+		return renderTable(responses)
+	}
+	if r.Omitted > 0 {
+		return "", BadArgument("the objects are %d bytes together, more than the %d that are read for fields: give a smaller limit", int64(len(r.Body))+r.Omitted, maxFetched)
+	}
+	var list struct {
+		Metadata metav1.ListMeta  `json:"metadata"`
+		Items    []map[string]any `json:"items"`
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Body, &list); err != nil {
+		return "", fmt.Errorf("reading the list: %w", err)
+	}
+	columns, err := parseFields(r.Action.Options.Fields)
+	if err != nil {
+		return "", err
+	}
+	if len(list.Items) == 0 {
+		return noneFound(r.Action), nil
+	}
+	head := []string{"NAME"}
+	for _, column := range columns {
+		head = append(head, strings.ToUpper(column.path))
+	}
+	namespaces := r.Action.Resource.Namespaced && r.Action.Namespace == ""
+	if namespaces {
+		head = slices.Insert(head, 0, "NAMESPACE")
+	}
+	var rows rows
+	rows.add(head)
+	for _, object := range list.Items {
+		// Masked before anything is selected: no path leads past it.
+		object = audit.MaskObject(object, isSecret(r.Action))
+		meta, _ := object["metadata"].(map[string]any)
+		cells := []string{cellText(meta["name"])}
+		for _, column := range columns {
+			value, err := column.of(object)
+			if err != nil {
+				return "", err
+			}
+			cells = append(cells, fieldText(value))
+		}
+		if namespaces {
+			cells = slices.Insert(cells, 0, cellText(meta["namespace"]))
+		}
+		if !rows.add(cells) {
+			break
+		}
+	}
+	return rows.list(len(list.Items), list.Metadata), nil
+}
+
+func isSecret(a action.Action) bool { return a.Resource.GroupResource() == "secrets" }
+
 // renderObject writes one object as YAML, with secret values masked and without
 // what nobody reads.
 func renderObject(responses []Response) (string, error) {
@@ -118,41 +206,49 @@ func renderObject(responses []Response) (string, error) {
 			delete(annotations, "kubectl.kubernetes.io/last-applied-configuration")
 		}
 	}
-	secret := responses[0].Action.Resource.GroupResource() == "secrets"
+	object = audit.MaskObject(object, isSecret(responses[0].Action))
+	paths := responses[0].Action.Options.Fields
+	if paths == nil {
+		text, err := yamlText(object)
+		return cutEnd(text, "name what you need in fields, such as metadata.labels"), err
+	}
+	selected, err := parseFields(paths)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, f := range selected {
+		value, err := f.of(object)
+		if err != nil {
+			return "", err
+		}
+		text, err := yamlText(map[string]any{f.path: value})
+		if err != nil {
+			return "", err
+		}
+		b.WriteString(text)
+	}
+	return cutEnd(b.String(), "name less in fields"), nil
+}
+
+func yamlText(value any) (string, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(audit.MaskObject(object, secret)); err != nil {
+	if err := enc.Encode(value); err != nil {
 		return "", fmt.Errorf("writing YAML: %w", err)
 	}
-	return cutEnd(b.String(), "get a smaller object, or list it"), nil
-}
-
-// renderLog shows the end of what was fetched, whole lines.
-func renderLog(responses []Response) (string, error) {
-	omitted := responses[0].Omitted
-	text := strings.ToValidUTF8(string(responses[0].Body), "\uFFFD")
-	if text == "" {
-		return "The log is empty.", nil
-	}
-	if len(text) <= maxBytes && omitted == 0 {
-		return text, nil
-	}
-	tail := text[max(len(text)-maxBytes, 0):]
-	if i := strings.IndexByte(tail, '\n'); i >= 0 && i < len(tail)-1 {
-		tail = tail[i+1:]
-	} else {
-		tail = strings.ToValidUTF8(tail, "") // a single line, cut within a character
-	}
-	return fmt.Sprintf("(the last %d of %d bytes; narrow with tail_lines or since_seconds)\n%s", len(tail), int64(len(text))+omitted, tail), nil
+	return b.String(), nil
 }
 
 // cutEnd bounds a text and says what was left out.
-func cutEnd(text, how string) string {
-	if len(text) <= maxBytes {
+func cutEnd(text, how string) string { return cutAt(text, maxBytes, how) }
+
+func cutAt(text string, most int, how string) string {
+	if len(text) <= most {
 		return text
 	}
-	end := maxBytes
+	end := most
 	for end > 0 && !utf8.RuneStart(text[end]) {
 		end--
 	}

@@ -180,7 +180,7 @@ func TestRenderObjectCuts(t *testing.T) {
 	if err != nil || !found || len(text) > maxBytes || len(text) < maxBytes-4 {
 		t.Fatalf("%d bytes, %v", len(text), err)
 	}
-	if want := fmt.Sprintf("the first %d of %d bytes; to see less: get a smaller object, or list it)\n", len(text), 2*maxBytes+len("data: \n")); note != want {
+	if want := fmt.Sprintf("the first %d of %d bytes; to see less: name what you need in fields, such as metadata.labels)\n", len(text), 2*maxBytes+len("data: \n")); note != want {
 		t.Errorf("the note is %q; want %q", note, want)
 	}
 	if strings.Trim(text, "ü") != "data: " {
@@ -191,7 +191,7 @@ func TestRenderObjectCuts(t *testing.T) {
 func TestRenderLog(t *testing.T) {
 	line := strings.Repeat("x", 99) + "\n"
 	omitted, err := renderLog([]Response{{Body: []byte("d of a line\nlast\n"), Omitted: 1000}})
-	if want := "(the last 5 of 1017 bytes; narrow with tail_lines or since_seconds)\nlast\n"; err != nil || omitted != want {
+	if want := "(the last 5 of 1017 bytes; narrow with tail_lines, since_seconds or grep)\nlast\n"; err != nil || omitted != want {
 		t.Errorf("with some left out before: %q, %v; want %q", omitted, err, want)
 	}
 	for _, row := range []struct{ name, log, note, text string }{
@@ -199,10 +199,10 @@ func TestRenderLog(t *testing.T) {
 		{"empty", "", "", "The log is empty."},
 		{"not UTF-8", "a\xff\xfeb\n", "", "a\uFFFDb\n"},
 		{"as much as is shown", strings.Repeat("x", maxBytes), "", strings.Repeat("x", maxBytes)},
-		{"long: the end, whole lines", "first\n" + strings.Repeat(line, 1000) + "last", "(the last 32704 of 100010 bytes; narrow with tail_lines or since_seconds)\n", strings.Repeat(line, 327) + "last"},
-		{"one long line", strings.Repeat("x", 2*maxBytes), "(the last 32768 of 65536 bytes; narrow with tail_lines or since_seconds)\n", strings.Repeat("x", maxBytes)},
-		{"one long line with its end", strings.Repeat("x", 2*maxBytes) + "\n", "(the last 32768 of 65537 bytes; narrow with tail_lines or since_seconds)\n", strings.Repeat("x", maxBytes-1) + "\n"},
-		{"one long line of long characters", "x" + strings.Repeat("€", maxBytes), "(the last 32766 of 98305 bytes; narrow with tail_lines or since_seconds)\n", strings.Repeat("€", maxBytes/3)},
+		{"long: the end, whole lines", "first\n" + strings.Repeat(line, 1000) + "last", "(the last 32704 of 100010 bytes; narrow with tail_lines, since_seconds or grep)\n", strings.Repeat(line, 327) + "last"},
+		{"one long line", strings.Repeat("x", 2*maxBytes), "(the last 32768 of 65536 bytes; narrow with tail_lines, since_seconds or grep)\n", strings.Repeat("x", maxBytes)},
+		{"one long line with its end", strings.Repeat("x", 2*maxBytes) + "\n", "(the last 32768 of 65537 bytes; narrow with tail_lines, since_seconds or grep)\n", strings.Repeat("x", maxBytes-1) + "\n"},
+		{"one long line of long characters", "x" + strings.Repeat("€", maxBytes), "(the last 32766 of 98305 bytes; narrow with tail_lines, since_seconds or grep)\n", strings.Repeat("€", maxBytes/3)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			got, err := renderLog([]Response{{Body: []byte(row.log)}})

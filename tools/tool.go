@@ -42,6 +42,9 @@ type Tool struct {
 	// Schema is the JSON Schema of the arguments.
 	Schema json.RawMessage
 
+	// everywhere is for a tool that is about all clusters and takes none.
+	everywhere bool
+
 	resolved *jsonschema.Resolved
 	names    []string // of the arguments, for error texts
 	clusters []string
@@ -75,6 +78,7 @@ const (
 	GetOperation    OperationVerb = "get"
 	WaitOperation   OperationVerb = "wait"
 	CancelOperation OperationVerb = "cancel"
+	ListOperations  OperationVerb = "list"
 )
 
 // OperationCall is a call about one of the caller's own operations.
@@ -82,6 +86,8 @@ type OperationCall struct {
 	Verb OperationVerb
 	ID   string
 	Wait time.Duration
+	// OpenOnly leaves out of a list what is over.
+	OpenOnly bool
 }
 
 // Response is what the API server answered to one Action.
@@ -105,10 +111,16 @@ func BadArgument(format string, args ...any) error {
 // All lists every tool, for a server that governs these clusters. With more
 // than one, every tool about a cluster takes a cluster argument.
 func All(clusters []string) []*Tool {
-	all := []*Tool{
-		listNamespaces(), listResources(), getResource(), getPodLogs(),
-		applyManifest(), createResource(), patchResource(), scaleDeployment(), deleteResource(),
-		getOperation(), waitForOperation(), cancelOperation(),
+	var all []*Tool
+	all = []*Tool{
+		listClusters(clusters), listNamespaces(), listAPIResources(), explainResource(), checkAccess(func() []*Tool { return all }),
+		listResources(), getResource(), describeResource(), listEvents(), getPodLogs(), topPods(), topNodes(),
+		diagnoseWorkload(), getRolloutStatus(), getRolloutHistory(), diffManifest(),
+		applyManifest(), createResource(), patchResource(), deleteResource(), setLabels(), setAnnotations(),
+		scaleDeployment(), scaleStatefulSet(), restartRollout(), undoRollout(), pauseRollout(), resumeRollout(), setImage(),
+		triggerCronJob(), suspendCronJob(), resumeCronJob(),
+		cordonNode(), uncordonNode(), drainNode(), evictPod(), execInPod(),
+		getOperation(), waitForOperation(), cancelOperation(), listOperations(),
 	}
 	for _, t := range all {
 		t.finish(clusters)
@@ -153,7 +165,7 @@ func (t *Tool) finish(clusters []string) {
 	t.clusters = clusters
 	var schema jsonschema.Schema
 	err := json.Unmarshal(t.Schema, &schema)
-	if err == nil && len(clusters) > 1 && len(t.Scopes) > 0 {
+	if err == nil && len(clusters) > 1 && len(t.Scopes) > 0 && !t.everywhere {
 		values := make([]any, len(clusters))
 		for i, c := range clusters {
 			values[i] = c
@@ -199,13 +211,13 @@ func (t *Tool) Destructive() bool {
 
 // Idempotent reports whether the same call again changes nothing more. Create
 // and patch together are an apply, which does not. A create alone can make one
-// more object; a patch of whatever kind is one that the caller writes, and can
-// add to a list once more. What hangs on the state of the cluster, such as going
-// back to the revision before, is another change each time.
+// more object; a patch that the caller writes can add to a list once more. What
+// hangs on the state of the cluster, such as going back to the revision before,
+// is another change each time.
 func (t *Tool) Idempotent() bool {
 	return (t.ReadOnly() || t.Reads == nil) && !slices.ContainsFunc(t.Scopes, func(s action.Scope) bool {
 		create, patch := slices.Contains(s.Verbs, action.Create), slices.Contains(s.Verbs, action.Patch)
-		return create != patch && (create || s.Resource == "")
+		return create != patch && (create || slices.Contains(t.names, "patch"))
 	})
 }
 
@@ -252,7 +264,8 @@ func (t *Tool) explain(args map[string]any) string {
 			wrong = append(wrong, fmt.Sprintf("argument %s is missing", name))
 		case !given:
 		case property.Type == "string" && !isText, property.Type == "boolean" && value != true && value != false,
-			property.Type == "integer" && (!isNumber || number != math.Trunc(number)):
+			property.Type == "integer" && (!isNumber || number != math.Trunc(number)),
+			(property.Type == "array" || property.Type == "object") && kindOf(value) != words[property.Type]:
 			wrong = append(wrong, fmt.Sprintf("argument %s is %s where %s is expected", name, kindOf(value), words[property.Type]))
 		case property.Enum != nil && !slices.Contains(property.Enum, value):
 			wrong = append(wrong, fmt.Sprintf("argument %s is not one of %v", name, property.Enum))
@@ -260,6 +273,8 @@ func (t *Tool) explain(args map[string]any) string {
 			wrong = append(wrong, fmt.Sprintf("argument %s is %v; from %v to %v is expected", name, number, *property.Minimum, *property.Maximum))
 		case isText && property.MaxLength != nil && utf8.RuneCountInString(text) > *property.MaxLength:
 			wrong = append(wrong, fmt.Sprintf("argument %s is longer than %d characters", name, *property.MaxLength))
+		case property.Type == "array" || property.Type == "object":
+			wrong = append(wrong, explainItems(name, property, value)...)
 		}
 	}
 	if wrong == nil {
@@ -268,7 +283,37 @@ func (t *Tool) explain(args map[string]any) string {
 	return strings.Join(wrong, "; ")
 }
 
-var words = map[string]string{"string": "text", "boolean": "true or false", "integer": "a whole number"}
+// explainItems says what does not fit of a list, or an object, of texts. The keys
+// of an object are repeated: they are not values.
+func explainItems(name string, property *jsonschema.Schema, value any) []string {
+	var wrong []string
+	size, least, most := 0, property.MinItems, property.MaxItems
+	switch v := value.(type) {
+	case []any:
+		size = len(v)
+		for i, item := range v {
+			if _, isText := item.(string); !isText {
+				wrong = append(wrong, fmt.Sprintf("argument %s, item %d is %s where text is expected", name, i+1, kindOf(item)))
+			}
+		}
+	case map[string]any:
+		size, least, most = len(v), property.MinProperties, property.MaxProperties
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if _, isText := v[key].(string); !isText {
+				wrong = append(wrong, fmt.Sprintf("argument %s, %.100q is %s where text is expected", name, key, kindOf(v[key])))
+			}
+		}
+	}
+	switch {
+	case most != nil && size > *most:
+		return []string{fmt.Sprintf("argument %s has %d items; %d is the most that is taken", name, size, *most)}
+	case least != nil && size < *least:
+		return []string{fmt.Sprintf("argument %s has %d items; at least %d is expected", name, size, *least)}
+	}
+	return wrong[:min(len(wrong), 5)]
+}
+
+var words = map[string]string{"string": "text", "boolean": "true or false", "integer": "a whole number", "array": "a list", "object": "an object"}
 
 func kindOf(value any) string {
 	switch value.(type) {

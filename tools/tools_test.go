@@ -61,6 +61,8 @@ var served = map[string]action.Resource{
 	"node nodes no":           {Version: "v1", Resource: "nodes", Kind: "Node"},
 	"job jobs":                {Group: "batch", Version: "v1", Resource: "jobs", Kind: "Job", Namespaced: true},
 	"deployment deployments deploy deployments.apps": {Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
+	"pods.metrics.k8s.io":                            {Group: "metrics.k8s.io", Version: "v1beta1", Resource: "pods", Kind: "PodMetrics", Namespaced: true},
+	"nodes.metrics.k8s.io":                           {Group: "metrics.k8s.io", Version: "v1beta1", Resource: "nodes", Kind: "NodeMetrics"},
 	"clusterrole clusterroles":                       {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles", Kind: "ClusterRole"},
 }
 
@@ -151,7 +153,7 @@ func TestClusterArgument(t *testing.T) {
 			t.Fatal(err)
 		}
 		cluster, has := schema.Properties["cluster"]
-		if about := len(tool.Scopes) > 0; has != about || slices.Contains(schema.Required, "cluster") != about {
+		if about := len(tool.Scopes) > 0 && tool.Name != "list_clusters"; has != about || slices.Contains(schema.Required, "cluster") != about {
 			t.Errorf("%s: cluster argument %v, required %v", tool.Name, has, schema.Required)
 		} else if about && !slices.Equal(cluster.Enum, []string{"east", "west"}) {
 			t.Errorf("%s: cluster is one of %v", tool.Name, cluster.Enum)
@@ -189,11 +191,22 @@ func TestHints(t *testing.T) {
 		{scopes("get", "list"), true, false, true},
 		{scopes("create"), false, false, false},
 		{scopes("create", "patch"), false, true, true},
-		{scopes("patch"), false, true, false},
+		{scopes("patch"), false, true, true},
 		{tool(t, "create_resource"), false, false, false},
 		{tool(t, "patch_resource"), false, true, false},
 		{tool(t, "apply_manifest"), false, true, true},
 		{tool(t, "scale_deployment"), false, true, true},
+		{tool(t, "set_labels"), false, true, true},
+		{tool(t, "scale_statefulset"), false, true, true},
+		{tool(t, "restart_rollout"), false, true, false},
+		{tool(t, "undo_rollout"), false, true, false},
+		{tool(t, "pause_rollout"), false, true, true},
+		{tool(t, "set_image"), false, true, false},
+		{tool(t, "trigger_cronjob"), false, false, false},
+		{tool(t, "suspend_cronjob"), false, true, true},
+		{tool(t, "cordon_node"), false, true, true},
+		{tool(t, "evict_pod"), false, true, false},
+		{tool(t, "drain_node"), false, true, false},
 		{scopes("update"), false, true, true},
 		{scopes("get", "delete"), false, true, true},
 		{&Tool{Scopes: []action.Scope{{Verbs: []string{"get"}}, {Verbs: []string{"delete"}}}}, false, true, true},
@@ -214,6 +227,21 @@ var goodCalls = map[string]struct{ tool, args string }{
 	"list_resources_cluster_scope": {"list_resources", `{"kind":"nodes"}`},
 	"get_resource":                 {"get_resource", `{"kind":"cm","name":"settings","namespace":"shop"}`},
 	"get_resource_cluster_scope":   {"get_resource", `{"kind":"ClusterRole","name":"system:node"}`},
+	"list_resources_fields":        {"list_resources", `{"kind":"deploy","namespace":"shop","fields":["spec.replicas","{.spec.template.spec.containers[*].image}","$.metadata.name"]}`},
+	"get_resource_fields":          {"get_resource", `{"kind":"deploy","name":"web","namespace":"shop","fields":["{.status.conditions[?(@.type==\"Ready\")].status}"]}`},
+	"describe_resource":            {"describe_resource", `{"kind":"deploy","name":"web","namespace":"shop"}`},
+	"list_clusters":                {"list_clusters", `{}`},
+	"list_api_resources":           {"list_api_resources", `{"group":"apps"}`},
+	"explain_resource":             {"explain_resource", `{"kind":"deploy","field":"spec.template.spec"}`},
+	"check_access":                 {"check_access", `{"verb":"delete","kind":"deploy","namespace":"shop","name":"web"}`},
+	"list_events":                  {"list_events", `{"namespace":"shop","kind":"deploy","name":"web","type":"Warning","since_seconds":3600}`},
+	"top_pods":                     {"top_pods", `{"namespace":"shop","sort":"memory"}`},
+	"top_nodes":                    {"top_nodes", `{}`},
+	"diagnose_workload":            {"diagnose_workload", `{"kind":"deployment","namespace":"shop","name":"web"}`},
+	"get_rollout_status":           {"get_rollout_status", `{"kind":"deployment","namespace":"shop","name":"web"}`},
+	"get_rollout_history":          {"get_rollout_history", `{"kind":"deployment","namespace":"shop","name":"web"}`},
+	"diff_manifest":                {"diff_manifest", `{"namespace":"shop","manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {size: \"3\"}}"}`},
+	"get_pod_logs_grep":            {"get_pod_logs", `{"namespace":"shop","pod":"web-1","grep":"error|warn","timestamps":true}`},
 	"get_pod_logs":                 {"get_pod_logs", `{"namespace":"shop","pod":"web-1"}`},
 	"get_pod_logs_narrowed":        {"get_pod_logs", `{"namespace":"shop","pod":"web-1","container":"app","previous":true,"tail_lines":5,"since_seconds":60}`},
 	"scale_deployment":             {"scale_deployment", `{"namespace":"shop","name":"web","replicas":3,"reason":"more <b>visitors</b>"}`},
@@ -232,6 +260,29 @@ var goodCalls = map[string]struct{ tool, args string }{
 		"patch":"{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"web\",\"image\":\"web:2\"}]}}}}"}`},
 	"patch_resource_json": {"patch_resource", `{"kind":"ClusterRole","name":"system:node","type":"json",
 		"patch":"- {op: test, path: /metadata/labels/a~1b, value: x}\n- {op: add, path: /rules/-, value: {verbs: [get]}}\n- {op: remove, path: /metadata/labels/a~1b}\n"}`},
+	"set_labels":              {"set_labels", `{"kind":"deploy","namespace":"shop","name":"web","set":{"team":"shop","a.example/b":""},"remove":["tier"],"reason":"found by team"}`},
+	"set_annotations":         {"set_annotations", `{"kind":"node","name":"n1","set":{"Example.com/note":"two\nlines"}}`},
+	"scale_statefulset":       {"scale_statefulset", `{"namespace":"shop","name":"db","replicas":3}`},
+	"restart_rollout":         {"restart_rollout", `{"kind":"deployment","namespace":"shop","name":"web","reason":"a new key"}`},
+	"undo_rollout":            {"undo_rollout", `{"kind":"deployment","namespace":"shop","name":"web"}`},
+	"undo_rollout_to":         {"undo_rollout", `{"kind":"daemonset","namespace":"shop","name":"agent","to_revision":2}`},
+	"pause_rollout":           {"pause_rollout", `{"namespace":"shop","name":"web"}`},
+	"resume_rollout":          {"resume_rollout", `{"namespace":"shop","name":"web"}`},
+	"set_image":               {"set_image", `{"kind":"deployment","namespace":"shop","name":"web","image":"registry.example/web:2.0"}`},
+	"set_image_init":          {"set_image", `{"kind":"cronjob","namespace":"shop","name":"report","container":"fetch","image":"fetch@sha256:0123"}`},
+	"trigger_cronjob":         {"trigger_cronjob", `{"namespace":"shop","name":"report","reason":"the numbers are late"}`},
+	"suspend_cronjob":         {"suspend_cronjob", `{"namespace":"shop","name":"report"}`},
+	"resume_cronjob":          {"resume_cronjob", `{"namespace":"shop","name":"report"}`},
+	"cordon_node":             {"cordon_node", `{"name":"n1","reason":"a broken disk"}`},
+	"uncordon_node":           {"uncordon_node", `{"name":"n1"}`},
+	"evict_pod":               {"evict_pod", `{"namespace":"shop","name":"web-1"}`},
+	"evict_pod_in_time":       {"evict_pod", `{"namespace":"shop","name":"web-1","grace_period_seconds":0}`},
+	"drain_node":              {"drain_node", `{"name":"n1","reason":"a new kernel"}`},
+	"drain_node_part":         {"drain_node", `{"name":"n1","ignore_daemonsets":false,"delete_emptydir_data":true,"force":true,"pod_selector":"app=web","grace_period_seconds":5}`},
+	"exec_in_pod":             {"exec_in_pod", `{"namespace":"shop","pod":"web-1","command":["cat","/etc/hosts"],"reason":"dns"}`},
+	"exec_in_pod_container":   {"exec_in_pod", `{"namespace":"shop","pod":"absent","container":"side","command":["env"],"timeout_seconds":5}`},
+	"list_operations":         {"list_operations", `{}`},
+	"list_operations_open":    {"list_operations", `{"open_only":true}`},
 	"get_operation":           {"get_operation", `{"op":"0198c0de"}`},
 	"wait_for_operation":      {"wait_for_operation", `{"op":"0198c0de"}`},
 	"wait_for_operation_less": {"wait_for_operation", `{"op":"0198c0de","seconds":1}`},
@@ -239,7 +290,24 @@ var goodCalls = map[string]struct{ tool, args string }{
 }
 
 // inCluster is what the cluster of goodCalls answers, by Action.String.
-var inCluster = map[string]string{}
+var inCluster = map[string]string{
+	"get deployments.apps shop/web":  `{"kind":"Deployment","metadata":{"name":"web","namespace":"shop"},"spec":{"template":{"spec":{"containers":[{"name":"web","image":"registry.example/web:1.0"}]}}}}`,
+	"get daemonsets.apps shop/agent": `{"kind":"DaemonSet","metadata":{"name":"agent","namespace":"shop"}}`,
+	"get cronjobs.batch shop/report": `{"kind":"CronJob","metadata":{"name":"report","namespace":"shop","uid":"c0ffee"},"spec":{"schedule":"@daily","suspend":true,"jobTemplate":{
+		"metadata":{"labels":{"app":"report"},"annotations":{"team":"shop"}},"spec":{"backoffLimit":2,"newField":{"a":1},"template":{"spec":{
+		"restartPolicy":"Never","initContainers":[{"name":"copy","image":"copy"},{"name":"fetch","image":"fetch"}],"containers":[{"name":"report","image":"report"},{"name":"side","image":"side"}]}}}}}}`,
+	"list events in namespace shop": `{"kind":"EventList","items":[{"metadata":{"namespace":"shop"},"involvedObject":{"kind":"Deployment","name":"web"},"type":"Warning","reason":"FailedCreate","message":"exceeded quota","count":3,
+		"firstTimestamp":"2026-03-14T11:00:00Z","lastTimestamp":"2026-03-14T11:58:00Z"}]}`,
+	"list pods.metrics.k8s.io in namespace shop": `{"items":[{"metadata":{"name":"web-1","namespace":"shop"},"containers":[{"usage":{"cpu":"250m","memory":"128Mi"}},{"usage":{"cpu":"1","memory":"64Mi"}}]}]}`,
+	"list nodes.metrics.k8s.io":                  `{"items":[{"metadata":{"name":"n1"},"usage":{"cpu":"1","memory":"1Gi"}}]}`,
+	"list nodes":                                 `{"items":[{"metadata":{"name":"n1"},"status":{"allocatable":{"cpu":"4","memory":"8Gi"}}}]}`,
+	"list replicasets.apps in namespace shop":    `{"items":[]}`,
+	"list pods in namespace shop":                `{"items":[]}`,
+	kubectlDescription:                           "Name: web\n",
+	kubectlHistory:                               "REVISION  CHANGE-CAUSE\n1  <none>\n2  <none>\n",
+	"get nodes n1":                               `{"kind":"Node","metadata":{"name":"n1"}}`,
+	"get pods shop/web-1":                        `{"kind":"Pod","metadata":{"annotations":{"kubectl.kubernetes.io/default-container":"web"}},"spec":{"containers":[{"name":"side"},{"name":"web"}]}}`,
+}
 
 func boolToInt(b bool) int {
 	if b {

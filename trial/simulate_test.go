@@ -107,8 +107,8 @@ func TestSimulate(t *testing.T) {
 			call("1", "delete_resource", `{"kind":"deploy","namespace":"shop","name":"web"}`, deleteAction, "deny", "an approver rejected the same call 2s ago: no", "asked"),
 			"delete deployments.apps shop/web: deny [asked] -> cannot be told: it was refused because a person had just rejected the same call"},
 		{"a tool of another version", "{name: a, effect: allow, match: {verbs: [delete]}}",
-			call("1", "drain_node", `{}`, deleteAction, "allow", "", "was"),
-			`: allow [was] -> cannot be told: this version has no tool "drain_node"`},
+			call("1", "brew_coffee", `{}`, deleteAction, "allow", "", "was"),
+			`: allow [was] -> cannot be told: this version has no tool "brew_coffee"`},
 		{"what comes later of the same call does not count", "{name: a, effect: allow, match: {verbs: [delete]}}",
 			call("1", "delete_resource", `{"kind":"deploy","namespace":"shop","name":"web"}`, deleteAction, "allow", "", "was") +
 				`{"v":1,"type":"policy.decided","op":"1","policy":{"decision":"deny"}}` + "\n" + `{"v":1,"type":"exec.outcome","op":"1"}` + "\n\n",

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -40,15 +41,22 @@ func BuildServer(ctx context.Context, dir string, flags ...string) (string, erro
 	return binary, nil
 }
 
-// FreeAddress is an address on this machine that nothing listens on now.
+// FreeAddress is an address on this machine that nothing listens on now, and that
+// is given out once. Its port is below those that systems give to connections, so
+// that none takes it meanwhile.
 func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, ports = 16384, 8192
+	for range ports {
+		port := first + (os.Getpid()*64+int(given.Add(1)))%ports
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return l.Addr().String(), l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", errors.New("no port is free")
 }
+
+// given counts the addresses that were given out.
+var given atomic.Int64
 
 // Start starts the process and returns when it serves.
 func (s *Server) Start(ctx context.Context) error {

@@ -44,6 +44,7 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func() Store)) {
 		{"ManyRecords", testManyRecords},
 		{"Operations", testOperations},
 		{"OpenOperations", testOpenOperations},
+		{"NewestOperations", testNewestOperations},
 		{"Revisions", testRevisions},
 		{"ConflictLeavesNothing", testConflictLeavesNothing},
 		{"Questions", testQuestions},
@@ -213,6 +214,28 @@ func testOpenOperations(t *testing.T, open func() Store) {
 	wantOpen(t, s, want...)
 	commit(t, s, gate.Batch{Operations: []approvals.Operation{operation(want[0], approvals.Authorized, 2), operation(want[1], approvals.Cancelled, 2)}})
 	wantOpen(t, s, append(want[2:], want[0])...)
+}
+
+// The newest come first, whatever their state, and no more than are wanted.
+func testNewestOperations(t *testing.T, open func() Store) {
+	s := open()
+	commit(t, s, gate.Batch{Operations: []approvals.Operation{operation("op-2", approvals.Denied, 1), operation("op-1", approvals.PendingApproval, 1)}})
+	commit(t, s, gate.Batch{Operations: []approvals.Operation{operation("op-3", approvals.Executing, 1)}})
+	for s := range restarted(s, open) {
+		for _, row := range []struct {
+			most int
+			want string
+		}{{9, "op-3 op-2 op-1"}, {2, "op-3 op-2"}, {1, "op-3"}} {
+			var got []string
+			err := s.Operations(func(op approvals.Operation) bool {
+				got = append(got, op.ID)
+				return len(got) < row.most
+			})
+			if err != nil || strings.Join(got, " ") != row.want {
+				t.Errorf("at most %d: %v, %v; want %s", row.most, got, err, row.want)
+			}
+		}
+	}
 }
 
 func wantOpen(t *testing.T, s Store, want ...string) {
