@@ -1,7 +1,7 @@
 # make demo   the whole job on a local control plane, from start to verified end
 # make up     the same, kept running, with what to paste into an agent's configuration
 # make test   every test, end to end included
-# make bench  what lies on a call's way, measured (Go benchmarks)
+# make bench  what lies on a call's way, measured; and calls beside the same requests sent straight
 # make check  formatting, vet, lint, known vulnerabilities, tidy modules
 # make build  bin/countersign
 #
@@ -38,6 +38,8 @@ test:
 
 bench:
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
+	go -C e2e/controlplane run . build
+	go test -run '^$$' -bench . -benchtime 500x ./e2e
 
 check: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi

@@ -20,7 +20,9 @@ type run struct {
 }
 
 // encoded finds base64 of texts with credentials in them, and lines that can
-// only be the middle of a PEM file. Every byte is decoded once for each depth.
+// only be the middle of a PEM file. Runs do not overlap, and what they are
+// decoded to is looked through once, if it is text: all depths together are
+// less than three times the text.
 func (f *finder) encoded(depth int) {
 	var runs []run
 	flush := func() {
@@ -107,7 +109,8 @@ func (f *finder) keyLines(runs []run) bool {
 		}
 	}
 	head := strings.TrimRight(f.text[max(runs[0].from-64, 0):runs[0].from], " \t\r\nn\\")
-	tail := strings.TrimLeft(f.text[runs[len(runs)-1].to:], " \t\r\nn\\")
+	end := runs[len(runs)-1].to
+	tail := strings.TrimLeft(f.text[end:min(end+128, len(f.text))], " \t\r\nn\\")
 	return full > 1 && !strings.HasSuffix(head, "-----") && !strings.HasPrefix(tail, "-----END CERTIFICATE") && !strings.HasPrefix(tail, "-----END PUBLIC") &&
 		!strings.HasPrefix(tail, "-----END RSA PUBLIC")
 }
@@ -196,9 +199,29 @@ var isBase64 = func() (is [256]bool) {
 	return is
 }()
 
+// layers is how often escape codes are taken out of what taking some out made.
+const layers = 3
+
 // visible returns a text without escape codes and characters of no width, and
 // where in the text its bytes stand: nil if nothing is left out.
 func visible(s string) (string, []int) {
+	var at []int
+	for range layers {
+		seen, were := strip(s)
+		if were == nil {
+			break
+		}
+		for i, was := range were {
+			if at != nil {
+				were[i] = at[was]
+			}
+		}
+		s, at = seen, were
+	}
+	return s, at
+}
+
+func strip(s string) (string, []int) {
 	i := 0
 	for i < len(s) && unseen(s, i) == 0 {
 		i++

@@ -13,8 +13,9 @@ var extras = []struct {
 	wrapped   bool
 	check     func(secret string) bool
 }{
-	// gitleaks wants longer parts, and an end; logs cut and wrap tokens.
-	{id: "jwt-parts", regex: `(eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)`, keywords: []string{"eyj"}, wrapped: true},
+	// gitleaks wants longer parts, and an end; logs cut and wrap tokens. The last
+	// part can be farther away than a rule looks at first, see reach.
+	{id: "jwt-parts", regex: `(eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?)`, keywords: []string{"eyj"}, wrapped: true},
 	// gitleaks knows passwords in URLs of one vendor only. In nginx:1.25@sha256:... there is none.
 	{id: "url-password", regex: `://[^\s/?#"'<>:@\\]{0,128}:([^\s/"'<>\\]{1,256})@(?:[^s]|s(?:[^h]|$)|sh(?:[^a]|$)|$)`, keywords: []string{"://"}, check: urlPassword},
 	// gitleaks knows Authorization headers of curl commands only.

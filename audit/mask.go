@@ -121,37 +121,72 @@ func maskField(key string, v any, spec bool) any {
 // what it is.
 func maskList(key string, list []any, spec bool) []any {
 	out := make([]any, len(list))
-	flag := ""
+	var flags []string
+	if isCommand(key) {
+		flags = flagsBefore(list)
+	}
 	for i, item := range list {
-		text, isText := item.(string)
-		if strings.HasPrefix(text, "--") {
-			flag = "" // another: the one before has no value
+		flag := ""
+		if flags != nil {
+			flag = flags[i]
 		}
 		out[i] = maskUnder(flag, item, spec)
+	}
+	return out
+}
+
+// isCommand reports whether lists under a key are command lines.
+func isCommand(key string) bool { return key == "command" || key == "args" }
+
+// flagsBefore lists for each argument of a command line the flag that it is the
+// value of, without dashes, empty for none.
+func flagsBefore(list []any) []string {
+	flags := make([]string, len(list))
+	flag := ""
+	for i, item := range list {
+		text, _ := item.(string)
+		if !strings.HasPrefix(text, "--") { // else another: the one before has no value
+			flags[i] = flag
+		}
 		flag = ""
-		if isText && (key == "args" || key == "command") && strings.HasPrefix(text, "-") && !strings.Contains(text, "=") {
+		if strings.HasPrefix(text, "-") && !strings.Contains(text, "=") {
 			flag = strings.TrimLeft(text, "-")
 		}
 	}
-	return out
+	return flags
 }
 
 // maskUnder masks a value that people gave a name.
 func maskUnder(name string, v any, spec bool) any {
 	text, ok := v.(string)
-	switch {
-	case !ok || name == "":
+	if !ok || name == "" {
 		return mask(v, spec)
-	case namedSecret(name, text):
+	}
+	return MaskNamed(name, text)
+}
+
+// MaskNamed masks a text that stands under a name that people gave it, such as
+// that of a table's column: all of it if the name says that it is a credential,
+// else as MaskText does, to which the name is a part of the text.
+func MaskNamed(name, text string) string { return maskAsNamed(name, text, nil) }
+
+func maskAsNamed(name, text string, removed func(string)) string {
+	if name == "" {
+		return maskText(text, removed)
+	}
+	if namedSecret(name, text) {
+		if removed != nil {
+			removed(text)
+		}
 		return Masked
 	}
 	// Rules of vendors want the name by the value: DATADOG_API_KEY=...
 	if line := name + "=" + text; len(text) < 256 && !strings.ContainsAny(text, "\n ") {
-		if masked, ok := strings.CutPrefix(MaskText(line), name+"="); ok {
+		if masked, ok := strings.CutPrefix(maskText(line, removed), name+"="); ok {
 			return masked
 		}
 	}
-	return MaskText(text)
+	return maskText(text, removed)
 }
 
 // maskNamed masks a map whose keys are such names.
@@ -227,6 +262,10 @@ func MaskPlan(p action.Plan) action.Plan {
 	}
 	return out
 }
+
+// CommandMasked reports whether MaskPlan would mask any argument of a command,
+// so that nobody who is asked about the plan could see all that would run.
+func CommandMasked(argv []string) bool { return !slices.Equal(maskCommand(argv), argv) }
 
 func maskCommand(command []string) []string {
 	var list []any

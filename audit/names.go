@@ -197,13 +197,22 @@ func assignment(s string, at int) (nameEnd int, secret span, ok bool) {
 		return nameEnd, span{}, false
 	case how == credential && !random(value):
 		return nameEnd, span{}, false
-	case loose && !quoted && !random(value) && !lineEnds(s, secret.to):
+	case loose && !quoted && !random(value) && !lineEnds(s, secret.to) && !shellAt(s, secret.to):
 		return nameEnd, span{}, false // password: must be set
 	}
 	if len(value) >= judged {
 		secret, _ = valueAt(s, i, farthest)
 	}
+	if value = s[secret.from:secret.to]; quoted && (strings.Contains(value, "$(") || strings.Contains(value, "`")) {
+		return nameEnd, span{}, false // the output of a command, which must be seen
+	}
 	return nameEnd, secret, true
+}
+
+// shellAt reports whether a shell reads on at a position with something else
+// than the word before it: masked with it, an approver would not see what runs.
+func shellAt(s string, i int) bool {
+	return i < len(s) && (strings.IndexByte(";|&<>`", s[i]) >= 0 || strings.HasPrefix(s[i:], "$("))
 }
 
 // valueAt is the value that begins at a position: quoted, with quotes that may
@@ -231,8 +240,8 @@ func valueAt(s string, i, longest int) (value span, quoted bool) {
 	}
 	i = open
 	j := i
-	for j < len(s) && j-i < longest && strings.IndexByte(" \t\r\n;\"'`\\", s[j]) < 0 {
-		if (s[j] == ',' || s[j] == '&') && nextFollows(s, j+1) {
+	for j < len(s) && j-i < longest && strings.IndexByte(" \t\r\n\"'\\", s[j]) < 0 && !shellAt(s, j) {
+		if s[j] == ',' && nextFollows(s, j+1) {
 			break
 		}
 		j++

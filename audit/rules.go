@@ -28,6 +28,7 @@ var gitleaks string
 type rule struct {
 	id       string
 	regex    func() *regexp.Regexp // compiled when first needed: most never are
+	anywhere func() *regexp.Regexp // of an anchored rule: the same, not anchored
 	group    int                   // that holds the secret; 0 is the first that matched
 	entropy  float64               // that a secret has more of, in bits a character
 	allow    []allowance
@@ -81,11 +82,14 @@ const (
 	values = `[\x60'"\s=]{0,5}`
 	// ends is what follows a secret.
 	ends = `(?:[\x60'"\s;]|\\[nr]|$)`
+	// lines is what stands between curl and its flag, up to the last that fits.
+	lines = `(?:.*|.*(?:[\r\n]{1,2}.*){1,5})`
 )
 
 // inText adapts them: in JSON that stands in a string, quotes are escaped, and
-// in a log line or a URL a secret is followed by more than in source code.
-var inText = strings.NewReplacer(quotes, `[\s'"\\]{0,5}`, values, `[\x60'"\s=\\]{0,8}`, ends, `(?:[\x60'"\s;,&(){}\[\]<>|\\]|$)`)
+// in a log line or a URL a secret is followed by more than in source code. Of
+// several flags the first is curl's own.
+var inText = strings.NewReplacer(lines, strings.ReplaceAll(lines, ".*", ".*?"), quotes, `[\s'"\\]{0,5}`, values, `[\x60'"\s=\\]{0,8}`, ends, `(?:[\x60'"\s;,&(){}\[\]<>|\\]|$)`)
 
 // rules are read when first needed.
 var rules = sync.OnceValue(func() *ruleset { return must(readRules(gitleaks)) })
@@ -159,17 +163,28 @@ func (r *rule) read(regex string, keys []string) error {
 		return err
 	}
 	starts, _ := prefixes(tree)
-	r.anchored = len(starts) > 0 && !slices.ContainsFunc(starts, func(start string) bool {
+	r.anchored = len(starts) > 0 && !open(tree) && !slices.ContainsFunc(starts, func(start string) bool {
 		return !slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(start, key) })
 	})
 	r.assigned = named && r.anchored && tree.Op != syntax.OpAlternate // else it is also a token on its own
 	r.wrapped = r.anchored && !r.assigned
 	regex = inText.Replace(regex)
 	if r.anchored {
+		r.anywhere = lazily(regex)
 		regex = `\A(?s:.?)(?:` + regex + `)` // with the byte before it, for \b
 	}
 	r.regex = lazily(regex)
 	return nil
+}
+
+// open reports whether a regular expression goes on through any text. Each
+// keyword would look through all that the one before it did.
+func open(re *syntax.Regexp) bool {
+	endless := re.Op == syntax.OpStar || re.Op == syntax.OpPlus || re.Op == syntax.OpRepeat && re.Max < 0
+	if endless && (re.Sub[0].Op == syntax.OpAnyChar || re.Sub[0].Op == syntax.OpAnyCharNotNL) {
+		return true
+	}
+	return slices.ContainsFunc(re.Sub, open)
 }
 
 func lazily(regex string) func() *regexp.Regexp {
@@ -193,16 +208,9 @@ func (a fileAllowance) compile() allowance {
 	return out
 }
 
-// allows reports whether a finding is none.
-func (a allowance) allows(secret, match, line string) bool {
-	text := secret
-	switch a.of {
-	case "match":
-		text = match
-	case "line":
-		text = line
-	}
-	return a.regex != nil && a.regex().MatchString(text) || a.stop != nil && a.stop().has(secret)
+// allows reports whether a finding is none. text is what the allowance is of.
+func (a *allowance) allows(secret, text string) bool {
+	return a.stop != nil && a.stop().has(secret) || a.regex != nil && a.regex().MatchString(text)
 }
 
 // prefixes lists in lower case what texts that match begin with, as far as that

@@ -26,7 +26,7 @@ func TestRules(t *testing.T) {
 			seen[r] = true
 			r.regex() // compiles
 			for _, a := range r.allow {
-				a.allows("x", "x", "x")
+				a.allows("x", "x")
 			}
 			if !r.anchored {
 				near = append(near, r.id)

@@ -15,19 +15,25 @@ type span struct{ from, to int }
 // them: password=***. It goes by gitleaks' rules and the few that these lack,
 // and looks through base64, through line breaks within tokens, and through
 // escape codes and characters that cannot be seen.
-func MaskText(s string) string {
+//
+// The text can be chosen by an attacker, so the time it takes is linear in its
+// length, whatever it says.
+func MaskText(s string) string { return maskText(s, nil) }
+
+// maskText is MaskText that reports what it takes out, nil for no report.
+func maskText(s string, removed func(string)) string {
 	// What is masked can lay bare what it overlapped.
 	for range 4 {
 		found := find(s, 0)
 		if len(found) == 0 {
 			break
 		}
-		s = replace(s, found)
+		s = replace(s, found, removed)
 	}
 	return s
 }
 
-func replace(s string, found []span) string {
+func replace(s string, found []span, removed func(string)) string {
 	slices.SortFunc(found, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	var b strings.Builder
 	done := 0
@@ -44,6 +50,9 @@ func replace(s string, found []span) string {
 		}
 		if from = max(from, done); to <= from {
 			continue
+		}
+		if removed != nil {
+			removed(s[from:to])
 		}
 		b.WriteString(s[done:from])
 		b.WriteString(Masked)
@@ -62,26 +71,43 @@ func find(s string, depth int) []span {
 	if len(s) < shortest {
 		return nil
 	}
-	if seen, at := visible(s); at != nil {
-		found := find(seen, depth)
-		for i, f := range found {
-			found[i] = span{at[f.from], at[f.to-1] + 1}
-		}
-		return found
-	}
-	f := finder{text: s, set: rules()}
-	f.set.keywords.each(s, f.hit)
+	text, at := visible(s)
+	f := finder{text: text, set: rules()}
+	f.set.keywords.each(text, f.hit)
 	f.privateKeys()
 	f.encoded(depth)
-	return slices.DeleteFunc(f.found, func(at span) bool { return at.from >= at.to || s[at.from:at.to] == Masked })
+	found := slices.DeleteFunc(f.found, func(is span) bool { return is.from >= is.to || text[is.from:is.to] == Masked })
+	if at != nil {
+		for i, is := range found {
+			found[i] = span{at[is.from], at[is.to-1] + 1}
+		}
+	}
+	return found
 }
 
 type finder struct {
-	text    string
-	set     *ruleset
-	found   []span
-	named   int           // up to where names were looked at
-	scanned map[*rule]int // up to where, by rules that are not anchored
+	text   string
+	set    *ruleset
+	found  []span
+	named  int // up to where names were looked at
+	looked map[*rule]look
+	last   struct { // what assigns said of a position: several rules ask
+		at  int
+		yes bool
+	}
+	judged struct { // what an allowance said of a line: several matches share it
+		text    string
+		by      *allowance
+		allowed bool
+	}
+}
+
+// look is what was looked at for a rule. It keeps the time linear where
+// keywords follow each other more closely than a rule looks ahead.
+type look struct {
+	until int // what begins before it was looked at
+	since int // where the tries began that are counted
+	tries int
 }
 
 // reach is how far around a keyword a rule is looked for. A match that reaches
@@ -91,6 +117,10 @@ const (
 	back     = 256
 	near     = 280 // of a name, an operator and a value of gitleaks' generic rule
 	farthest = 1 << 16
+	// crowd is how many keywords within reach are followed up one by one. Where
+	// there are more, a stretch is searched at once.
+	crowd   = 24
+	stretch = 4096
 	// distinctive is the length of a keyword that a token is known by though
 	// it is broken.
 	distinctive = 3
@@ -106,18 +136,53 @@ func (f *finder) hit(index, at int) {
 				var ok bool
 				if f.named, secret, ok = assignment(f.text, at); ok {
 					f.found = append(f.found, secret)
+					f.named = max(f.named, secret.to) // names within it are masked with it
 				}
 			}
-		case r.assigned && !assigns(f.text, at):
-		case r.anchored:
+		case at < f.looked[r].until, r.assigned && !f.assigns(at):
+		case !r.anchored:
+			f.around(r, at, reach/2)
+		case f.crowded(r, at):
+			f.around(r, at, stretch)
+		default:
 			end := f.anchored(r, at)
 			if r.wrapped && len(f.set.words[index]) >= distinctive {
 				f.unwrapped(r, at, end)
 			}
-		default:
-			f.around(r, at)
 		}
 	}
+}
+
+// crowded counts a try, and reports whether there were too many close by.
+func (f *finder) crowded(r *rule, at int) bool {
+	l := f.looked[r]
+	if at-l.since > reach {
+		l.since, l.tries = at, 0
+	}
+	l.tries++
+	f.see(r, l)
+	return l.tries > crowd
+}
+
+func (f *finder) see(r *rule, l look) {
+	if f.looked == nil {
+		f.looked = map[*rule]look{}
+	}
+	f.looked[r] = l
+}
+
+// until notes that what begins before a position was looked at.
+func (f *finder) until(r *rule, to int) {
+	l := f.looked[r]
+	l.until = max(l.until, to)
+	f.see(r, l)
+}
+
+func (f *finder) assigns(at int) bool {
+	if f.last.at != at+1 { // so that the zero value is none
+		f.last.at, f.last.yes = at+1, assigns(f.text, at)
+	}
+	return f.last.yes
 }
 
 // assigns reports whether an operator and a value of a fitting length follow a
@@ -161,6 +226,9 @@ func (f *finder) anchored(r *rule, at int) (end int) {
 		}
 		if from+m[1] == to && to < len(f.text) && size < farthest {
 			continue
+		}
+		if m[1] > reach {
+			f.until(r, from+m[1]) // or keywords within it would each look as far
 		}
 		if secret, ok := f.weigh(r, part, at-from, m, at); ok {
 			end = from + secret.to
@@ -226,27 +294,32 @@ func rest(piece, behind string) bool {
 	return lone && len(piece) >= 8 && random(piece)
 }
 
-// around looks for a rule near a keyword, where what it matches has the keyword
-// within, or only by it.
-func (f *finder) around(r *rule, at int) {
-	if at < f.scanned[r] {
-		return
+// around looks for a rule near a keyword and for some way ahead, where what it
+// matches has the keyword within, or only by it, or where keywords are many.
+func (f *finder) around(r *rule, at, ahead int) {
+	f.until(r, at+ahead)
+	from, to := max(at-back, 0), min(at+ahead+reach/2, len(f.text))
+	regex := r.regex
+	if r.anchored {
+		from, regex = max(at-1, 0), r.anywhere
 	}
-	if f.scanned == nil {
-		f.scanned = map[*rule]int{}
-	}
-	from, to := max(at-back, 0), min(at+reach, len(f.text))
 	for from > 0 && from > at-2*back && isWord(f.text[from-1]) { // not within a word
 		from--
 	}
-	for to < len(f.text) && to < at+2*reach && isWord(f.text[to]) {
+	for end := to + reach; to < len(f.text) && to < end && isWord(f.text[to]); {
 		to++
 	}
-	f.scanned[r] = at + reach/2
 	part := f.text[from:to]
-	for _, m := range r.regex().FindAllStringSubmatchIndex(part, -1) {
-		if secret, ok := f.weigh(r, part, m[0], m, from+m[0]); ok {
-			f.found = append(f.found, span{from + secret.from, from + secret.to})
+	for _, m := range regex().FindAllStringSubmatchIndex(part, -1) {
+		begin := from + m[0]
+		switch {
+		case r.assigned && !f.assigns(begin):
+		case r.anchored && m[1] == len(part) && to < len(f.text):
+			f.until(r, max(f.anchored(r, begin), begin+1)) // it may go on
+		default:
+			if secret, ok := f.weigh(r, part, m[0], m, begin); ok {
+				f.found = append(f.found, span{from + secret.from, from + secret.to})
+			}
 		}
 	}
 }
@@ -272,28 +345,44 @@ func (f *finder) weigh(r *rule, text string, begin int, m []int, place int) (spa
 		return at, false
 	case r.assigned && (!hasDigit(secret) || isObjectName(secret)), r.generic && !guess(secret):
 		return at, false // in a cluster many a name of a product is followed by one of an object
-	case f.set.global.allows(secret, "", ""):
+	case f.set.global.allows(secret, secret):
 		return at, false
 	}
-	for _, a := range r.allow {
-		match, line := "", ""
+	for i := range r.allow {
+		a := &r.allow[i]
+		var allowed bool
 		switch a.of {
 		case "match":
 			start := place
 			for start > 0 && place-start < 50 && (isWord(f.text[start-1]) || f.text[start-1] == '.' || f.text[start-1] == '-') {
 				start--
 			}
-			match = f.text[start:place] + text[begin:m[1]]
+			allowed = a.allows(secret, f.text[start:place]+text[begin:m[1]])
 		case "line":
-			ahead := f.text[max(place-back, 0):place]
-			line, _, _ = strings.Cut(text[m[1]:], "\n")
-			line = ahead[strings.LastIndexByte(ahead, '\n')+1:] + text[begin:m[1]] + line
+			if line := f.line(place); f.judged.text != line || f.judged.by != a {
+				f.judged.text, f.judged.by, f.judged.allowed = line, a, a.allows(secret, line)
+			}
+			allowed = f.judged.allowed
+		default:
+			allowed = a.allows(secret, secret)
 		}
-		if a.allows(secret, match, line) {
+		if allowed {
 			return at, false
 		}
 	}
 	return at, true
+}
+
+// line is the line of a position. Of a long line it is a part that those near
+// by share.
+func (f *finder) line(at int) string {
+	block := at &^ (back - 1)
+	from, to := max(block-back, 0), min(block+2*back, len(f.text))
+	from += strings.LastIndexByte(f.text[from:at], '\n') + 1
+	if end := strings.IndexByte(f.text[at:to], '\n'); end >= 0 {
+		to = at + end
+	}
+	return f.text[from:to]
 }
 
 var (

@@ -43,6 +43,12 @@ func TestMaskTextKeepsTheRest(t *testing.T) {
 		{"base64 without its beginning", base64.StdEncoding.EncodeToString([]byte("some words and then password=hunter2"))[3:], "***"},
 		{"a digest of it", "password_hash=5f4dcc3b5aa765d61d8327deb882cf99", "password_hash=5f4dcc3b5aa765d61d8327deb882cf99"},
 		{"lines of a key", "x:\n" + audittest.PEMBody() + "\nnext", "x:\n***\nnext"},
+		{"a command behind it", "PGPASSWORD=hunter2&&wget x", "PGPASSWORD=***&&wget x"},
+		{"a pipe behind it", "password=hunter2|sh", "password=***|sh"},
+		{"a redirection behind it", "password=hunter2>x password=hunter2<x", "password=***>x password=***<x"},
+		{"the output of a command behind it", "password=hunter2$(wget x) PASSWORD: hunter2`x`", "password=***$(wget x) PASSWORD: ***`x`"},
+		{"the output of a command within quotes", `password="hunter2$(wget x)"`, `password="hunter2$(wget x)"`},
+		{"the user of curl, of several flags", "curl -u app:hunter2 x; curl -u app:hunter3 y", "curl -u *** x; curl -u *** y"},
 		{"two full lines of a key", "x\n" + audittest.PEMBody()[:129] + "\nnext", "x\n***\nnext"},
 	} {
 		if got := MaskText(row.in); got != row.want {

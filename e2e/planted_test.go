@@ -44,6 +44,7 @@ func plant(s *stage, texts []string) []string {
 			"involvedObject": map[string]any{"apiVersion": "v1", "kind": "Pod", "name": "planted", "namespace": s.namespace},
 			"reason":         fmt.Sprintf("Planted%d", i), "message": text[:min(len(text), 1000)], "type": "Warning",
 		})
+		fmt.Fprintf(&log, "2026-11-22T17:00:00.000000000Z stdout F payload=%s\n", base64.StdEncoding.EncodeToString([]byte(text)))
 		for line := range strings.Lines(text) {
 			fmt.Fprintf(&log, "2026-11-22T17:00:00.000000000Z stdout F %s\n", strings.TrimSuffix(line, "\n"))
 		}
@@ -89,6 +90,7 @@ func plant(s *stage, texts []string) []string {
 		`list_events {` + in + `}`,
 		`get_pod_logs {"pod":"planted",` + in + `,"tail_lines":5000}`,
 		`get_pod_logs {"pod":"planted",` + in + `,"grep":"."}`,
+		`exec_in_pod {"pod":"planted",` + in + `,"container":"app","command":["cat","/var/log/app.log"]}`,
 		`diagnose_workload {"kind":"pod","name":"planted",` + in + `}`,
 	}
 	for i, text := range texts {
@@ -98,7 +100,7 @@ func plant(s *stage, texts []string) []string {
 		manifest, _ := json.Marshal(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"planted-too"},"data":{"settings.txt":%s}}`, quoted))
 		labels, _ := json.Marshal(fmt.Sprintf(`{"metadata":{"labels":{"a":%s}}}`, quoted))
 		calls = append(calls,
-			fmt.Sprintf(`exec_in_pod {"pod":"planted",%s,"container":"app","command":["echo",%s]}`, in, quoted),
+			fmt.Sprintf(`exec_in_pod {"pod":"planted",%s,"container":"app","command":["echo",%s]}`, in, quoted), // refused
 			fmt.Sprintf(`patch_resource {"kind":"configmap","name":"planted",%s,"patch":%s}`, in, labels),
 			fmt.Sprintf(`set_annotations {"kind":"configmap","name":"planted",%s,"set":{"example.com/note":%s},"reason":%s}`, in, quoted, quoted[:min(len(quoted), 300)]),
 			fmt.Sprintf(`diff_manifest {%s,"manifest":%s}`, in, manifest),
@@ -277,7 +279,7 @@ func TestPlantedLookalikes(t *testing.T) {
 				if err := json.Unmarshal([]byte(args), &given); err != nil {
 					t.Fatal(err)
 				}
-				if !strings.Contains(text, given.Command[1]) {
+				if given.Command[0] == "echo" && !strings.Contains(text, given.Command[1]) {
 					t.Errorf("a command that writes %q shows %s", given.Command[1], text)
 				}
 			}

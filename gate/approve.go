@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,8 +91,28 @@ func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []ac
 	}
 	op.Requirements = requirements(d)
 	op.Rules, op.Reason, op.Risks = d.Rules, d.Reason, d.Risks
+	for i, p := range previews {
+		if hidesCode(p.Diff, op.Diffs[i]) {
+			op.Risks = append(slices.Clone(op.Risks), "part of a command line is masked and could be code")
+			break
+		}
+	}
 	op.Expires = approvals.Expiry(op.Requirements, g.Now())
 	return op, nil
+}
+
+// hidesCode reports whether masking took from a command line in the differences
+// what could be code: an approver must not take *** for a password alone.
+func hidesCode(diff, shown []action.Change) bool {
+	for i, c := range diff {
+		_, text := c.New.(string)
+		segments := strings.Split(c.Path, "/")
+		argument := slices.Contains(segments, "args") || slices.Contains(segments, "command")
+		if !reflect.DeepEqual(c.New, shown[i].New) && (argument || !text) && audit.HidesCode(c.New) {
+			return true
+		}
+	}
+	return false
 }
 
 func requirements(d policy.Decision) []approvals.Requirement {
@@ -181,7 +203,7 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 	}
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return Result{Status: Failed, Op: c.Operation.ID, Reason: "you have no operation with this id", NextStep: "Use the op of one of your own earlier answers. Reads that succeeded are not kept."}
+		return Result{Status: Failed, Op: c.Operation.ID, Reason: "you have no operation with this id", NextStep: "list_operations shows those you have. Reads, and calls that were refused before they began, are not kept."}
 	case err != nil:
 		return failed(c.Operation.ID, err)
 	}
@@ -251,9 +273,14 @@ func (g *Gate) cancel(id string) Result {
 		return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
 	})
 	if err != nil {
-		result := describe(op)
-		result.NextStep = "It cannot be withdrawn any more. " + result.NextStep
-		return result
+		now := describe(op)
+		if op.State == approvals.Cancelled {
+			return now
+		}
+		return Result{
+			Status: Failed, Op: op.ID, Reason: "it cannot be withdrawn any more: it is " + strings.ToLower(string(op.State)),
+			NextStep: cmp.Or(now.NextStep, "Call get_operation with this op to see how it ended."),
+		}
 	}
 	return describe(op)
 }

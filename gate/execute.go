@@ -33,7 +33,7 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 			return ids[i], err
 		})
 		if err != nil {
-			return results, fmt.Errorf("%s: %w", a, err)
+			return results, refusedOne(plan, a, "", err)
 		}
 		results = append(results, result)
 	}

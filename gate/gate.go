@@ -147,6 +147,7 @@ type Gate struct {
 	stop       context.CancelFunc
 	slots      chan struct{} // of executions
 	looks      chan struct{} // of reconciliations
+	changes    chan struct{} // of changes that policy allowed
 	logins     struct {
 		limiter *rate.Limiter
 		dropped atomic.Int64
@@ -158,6 +159,10 @@ const (
 	loginBurst    = 50
 	loginsASecond = 5
 )
+
+// maxChanges bounds how many changes that policy allowed run at once: they go on
+// when their callers have been answered.
+const maxChanges = 64
 
 // maxExecutions bounds how many approved operations run at once.
 const maxExecutions = 16
@@ -210,7 +215,7 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	c.Args = c.tool.Recordable(args)
 
 	// 2. Could this principal ever do this? If not, no cluster is touched.
-	if refusal, could := c.policy.Could(&req.Principal, req.Tool, c.tool.Scopes); !could {
+	if refusal, could := c.policy.CouldIn(c.tool.Cluster(args), &req.Principal, req.Tool, c.tool.Scopes); !could {
 		return g.deny(c, refusal)
 	}
 
@@ -374,6 +379,11 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	ctx = context.WithoutCancel(ctx)
 	op := g.newOperation(c, approvals.Executing)
 	op.UIDs = uids(c.asked.Previews)
+	select {
+	case g.changes <- struct{}{}:
+	default:
+		return g.deny(c, policy.Decision{Effect: policy.Deny, Reason: fmt.Sprintf("%d changes are being carried out already; try again in a moment", maxChanges), Digest: c.decision.Digest})
+	}
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
 	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),
 		g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids))
@@ -381,6 +391,7 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	// operation in EXECUTING, which the next start turns into UNKNOWN and
 	// looks into; it is never sent again.
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+		<-g.changes
 		return g.unrecorded(c, err)
 	}
 	done := make(chan Result, 1)
@@ -392,7 +403,11 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 		defer func() {
 			if r := recover(); r != nil {
 				g.Log.Error("carrying out a change panicked", "op", op.ID, "panic", r, "stack", string(debug.Stack()))
+				if op, err := g.lost(op); err == nil {
+					g.reconcileLater(op, 0)
+				}
 			}
+			<-g.changes
 			done <- answer
 		}()
 		answer = g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {

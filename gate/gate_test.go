@@ -317,6 +317,34 @@ func TestWordsOfTheAPIServer(t *testing.T) {
 	}
 }
 
+// What an agent can do about a refusal is said, and of several requests which it was.
+func TestAfterRefusal(t *testing.T) {
+	for _, row := range []struct {
+		err  APIError
+		want string
+	}{
+		{APIError{Code: 404, Reason: "NotFound"}, "list_namespaces and list_resources show what there is"},
+		{APIError{Code: 409, Reason: "Conflict", Message: "Apply failed with 1 conflict"}, "force: true"},
+		{APIError{Code: 409, Reason: "Conflict", Message: "another object"}, "Read the reason"},
+		{APIError{Code: 429, Reason: "TooManyRequests"}, "Wait until"},
+		{APIError{Code: 403, Reason: "Forbidden"}, "tell the operators"},
+	} {
+		if got := failed("op", &row.err).NextStep; !strings.Contains(got, row.want) {
+			t.Errorf("%+v: %s", row.err, got)
+		}
+	}
+	r := newRig(t, allowAll)
+	r.cluster.refuse = func(a action.Action) (error, bool) {
+		if a.Name == "b" {
+			return &APIError{Code: 422, Reason: "Invalid", Message: "not so"}, false
+		}
+		return nil, true
+	}
+	if got := r.call("apply_manifest", threeObjects); got.Status != "partial" || unmarked(got.Reason) != "the API server refused apply configmaps shop/b: not so" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // The API server's own refusal of a preview is the answer; nothing is sent.
 func TestPreviewFails(t *testing.T) {
 	for _, row := range []struct {
@@ -729,13 +757,13 @@ func TestCancel(t *testing.T) {
 	if _, err := r.Vote(id, sre("bea"), true, ""); !errors.Is(err, approvals.ErrNotPending) {
 		t.Errorf("approved after it was withdrawn: %v", err)
 	}
-	if got := r.call("cancel_operation", `{"op":"`+id+`"}`); got.Status != "cancelled" || !strings.HasPrefix(got.NextStep, "It cannot be withdrawn any more. ") {
+	if got := r.call("cancel_operation", `{"op":"`+id+`"}`); got.Status != "cancelled" {
 		t.Errorf("withdrawn twice: %+v", got)
 	}
 	done := r.scale(4).Op
 	r.approve(done)
 	r.reaches(done, approvals.Succeeded)
-	if got := r.call("cancel_operation", `{"op":"`+done+`"}`); got.Status != Succeeded || !strings.HasPrefix(got.NextStep, "It cannot be withdrawn any more. ") {
+	if got := r.call("cancel_operation", `{"op":"`+done+`"}`); got.Status != Failed || got.Reason != "it cannot be withdrawn any more: it is succeeded" {
 		t.Errorf("withdrawn after it was done: %+v", got)
 	}
 	r.wantSent(scaled)

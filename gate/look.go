@@ -88,7 +88,7 @@ func (g *Gate) preview(ctx context.Context, op string, plan action.Plan) ([]acti
 		preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op) })
 		cancel()
 		if err != nil {
-			return nil, fmt.Errorf("previewing %s: %w", a, err)
+			return nil, refusedOne(plan, a, "previewing ", err)
 		}
 		previews[i] = preview
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"countersign/action"
 	"countersign/audit"
@@ -29,17 +32,20 @@ type reading struct {
 	// recorded says that the intent is on disk.
 	recorded bool
 	actions  []audit.Action
-	// refused is the first denial, left the requests that were denied.
-	refused *policy.Decision
-	left    []string
+	// left are the requests that were denied, and not sent.
+	left []action.Action
 	// broken is why the log could not take a record.
 	broken error
 }
 
-// errRefused stands for a request that policy does not allow. kubectl's code
-// takes it for what RBAC would have said.
-func errRefused(reason string) error {
-	return &APIError{Code: 403, Reason: "Forbidden", Message: "policy: " + reason}
+// deniedRead is a read that policy does not allow. kubectl's code takes it for
+// what RBAC would have said.
+type deniedRead struct{ decision policy.Decision }
+
+func (d *deniedRead) Error() string { return "policy: " + d.decision.Reason }
+
+func (d *deniedRead) Unwrap() error {
+	return &APIError{Code: http.StatusForbidden, Reason: string(metav1.StatusReasonForbidden), Message: d.Error()}
 }
 
 // Resolve implements tools.Resolver.
@@ -49,6 +55,9 @@ func (p *planner) Resolve(ctx context.Context, cluster, apiVersion, kind string)
 
 // Served implements tools.Reader.
 func (p *planner) Served(ctx context.Context, cluster string) (tools.Served, error) {
+	if d, could := p.c.policy.CouldIn(cluster, &p.c.Principal, p.c.Tool, p.c.tool.Scopes); !could {
+		return tools.Served{}, fmt.Errorf("%w: %s", tools.ErrNothingAllowed, d.Reason)
+	}
 	return p.g.Cluster.Served(ctx, cluster)
 }
 
@@ -139,11 +148,8 @@ func (p *planner) allowed(ctx context.Context, a action.Action) (policy.Decision
 		d.Reason = fmt.Sprintf("%s needs an approval, which %s cannot ask for on its way; get_resource and list_resources can (%s)", a, c.Tool, d.Reason)
 	}
 	if d.Effect != policy.Allow {
-		c.left = append(c.left, a.String())
-		if c.refused == nil {
-			c.refused = &d
-		}
-		return d, errRefused(d.Reason)
+		c.left = append(c.left, a)
+		return d, &deniedRead{d}
 	}
 	return d, nil
 }
@@ -201,11 +207,12 @@ func (p *planner) Forecast(ctx context.Context, tool string, a action.Action) (t
 
 // unplanned answers a call whose plan could not be made.
 func (g *Gate) unplanned(c *call, err error) Result {
+	var denied *deniedRead
 	switch {
 	case c.broken != nil:
 		return g.unrecorded(c, c.broken)
-	case c.refused != nil:
-		return g.deny(c, *c.refused)
+	case errors.As(err, &denied):
+		return g.deny(c, denied.decision)
 	case c.recorded:
 		if broken := g.commit(Batch{Entries: []Entry{g.readOutcome(c, err)}}); broken != nil {
 			return g.unrecorded(c, broken)
@@ -225,7 +232,12 @@ func (g *Gate) answer(c *call) Result {
 	g.later(Batch{Entries: []Entry{g.readOutcome(c, nil)}})
 	text := c.Answer
 	if len(c.left) > 0 {
-		left := slices.Compact(slices.Sorted(slices.Values(c.left)))
+		var left []string
+		for _, a := range c.left {
+			left = append(left, a.String())
+		}
+		slices.Sort(left)
+		left = slices.Compact(left)
 		text = strings.TrimSuffix(text, "\n") + "\n\nLeft out, because policy does not allow it: " + strings.Join(left, ", ") + ".\n"
 	}
 	return Result{Status: Succeeded, Op: c.op, Data: audit.MaskText(text)}
@@ -234,6 +246,15 @@ func (g *Gate) answer(c *call) Result {
 // readOutcome tells how a call ended that did nothing but read while it was planned.
 func (g *Gate) readOutcome(c *call, err error) Entry {
 	e := g.outcomeEntry(c.op, c.Principal, c.Session, action.Plan{}, nil, nil, err, c.start)
-	e.Record.Actions = c.actions
+	e.Record.Actions = append(c.actions, c.notSent()...)
 	return e
+}
+
+// notSent are the requests that policy denied, as records tell them: without an Audit-ID.
+func (r *reading) notSent() []audit.Action {
+	out := recordActions(action.Plan{Actions: r.left}, nil, nil)
+	for i := range out {
+		out[i].Code = http.StatusForbidden
+	}
+	return out
 }

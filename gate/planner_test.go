@@ -221,3 +221,28 @@ func TestListOperations(t *testing.T) {
 }
 
 var _ tools.Reader = &planner{}
+
+// An approver is told when masking took what could be code from a command line.
+func TestHiddenCode(t *testing.T) {
+	manifest := func(args string) string {
+		return fmt.Sprintf(`{"manifest":"{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}, spec: {containers: [{name: a, image: a, args: %s}]}}"}`, args)
+	}
+	for _, row := range []struct {
+		args  string
+		hides bool
+	}{
+		{`[run, --password=hunter2]`, false},
+		{`[sh, -c, 'run; more']`, false},
+		{`[psql, --password, 'x; rm -rf /']`, true},
+	} {
+		r := newRig(t, askAlways)
+		got := r.call("apply_manifest", manifest(row.args))
+		op, err := r.store.Operation(got.Op)
+		if err != nil {
+			t.Fatal(err, got)
+		}
+		if slices.ContainsFunc(op.Risks, func(risk string) bool { return strings.Contains(risk, "could be code") }) != row.hides {
+			t.Errorf("%s: risks %v", row.args, op.Risks)
+		}
+	}
+}

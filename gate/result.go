@@ -6,9 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
 	"countersign/policy"
@@ -77,7 +81,9 @@ func (g *Gate) deny(c *call, d policy.Decision) Result {
 	}
 	c.decision = d
 	op := g.newOperation(c, approvals.Denied)
-	entries = append(entries, g.decidedEntry(c.op, c.Principal, c.Session, d))
+	decided := g.decidedEntry(c.op, c.Principal, c.Session, d)
+	decided.Record.Actions = c.notSent()
+	entries = append(entries, decided)
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
 	}
@@ -113,7 +119,13 @@ func failed(op string, err error) Result {
 	var argument *tools.ArgumentError
 	switch {
 	case errors.As(err, &refused):
-		r.Reason = "the API server refused it: " + said(refused.Message)
+		what := "it"
+		var one *refusal
+		if errors.As(err, &one) {
+			what = one.what
+		}
+		r.Reason = "the API server refused " + what + ": " + said(refused.Message)
+		r.NextStep = afterRefusal(refused)
 	case errors.As(err, &argument):
 		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was changed."
 	default:
@@ -127,6 +139,38 @@ func failed(op string, err error) Result {
 		r.Reason = clip(r.Reason)
 	}
 	return r
+}
+
+// refusal says which of several Actions an error is about.
+type refusal struct {
+	what string
+	error
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// refusedOne tells an error of one Action of a plan.
+func refusedOne(plan action.Plan, a action.Action, doing string, err error) error {
+	err = fmt.Errorf("%s%s: %w", doing, a, err)
+	if len(plan.Actions) > 1 {
+		return &refusal{a.String(), err}
+	}
+	return err
+}
+
+// afterRefusal is what an agent can do about the API server's refusal.
+func afterRefusal(err *APIError) string {
+	switch {
+	case err.Code == http.StatusNotFound:
+		return "Nothing was changed. Check the namespace and the name: list_namespaces and list_resources show what there is."
+	case err.Code == http.StatusConflict && strings.HasPrefix(err.Message, "Apply failed with"):
+		return `Nothing was changed. Leave these fields out, or send it again with force: true to take them over. The manager "countersign" is this server: its other tools set them.`
+	case err.Code == http.StatusTooManyRequests:
+		return "Nothing was changed. Wait until what it names has recovered, then send the call again."
+	case err.Code == http.StatusForbidden && err.Reason == string(metav1.StatusReasonForbidden):
+		return "Nothing was changed. Where it is this server's own credential that may not, tell the operators of Countersign."
+	}
+	return "Nothing was changed. Read the reason before trying again."
 }
 
 // said puts the API server's own words between marks that nobody who had a part

@@ -21,6 +21,7 @@ import (
 func (g *Gate) Start() error {
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.slots, g.looks = make(chan struct{}, maxExecutions), make(chan struct{}, maxExecutions)
+	g.changes = make(chan struct{}, maxChanges)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
 	if err := g.commit(Batch{Entries: []Entry{{Record: g.serverRecord(audit.LogOpened)}}}); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"countersign/action"
 	"countersign/tools"
@@ -63,6 +65,9 @@ const refreshEvery = 10 * time.Second
 // timeout bounds each request for what a cluster serves; that of an Action is
 // bounded by its context.
 func New(configs []Config, userAgent string, timeout time.Duration) (*Clusters, error) {
+	// client-go writes to stderr by itself, cluster text included; its errors come
+	// back to whoever asked, and are told there.
+	klog.SetLogger(logr.Discard())
 	c := &Clusters{byName: map[string]*cluster{}}
 	for _, config := range configs {
 		one, err := newCluster(config, userAgent, timeout)
@@ -147,7 +152,10 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 		return action.Resource{}, err
 	}
 	if !kindName.MatchString(kind) {
-		return action.Resource{}, tools.BadArgument("kind %.100q is not the name of a kind", kind)
+		if strings.ContainsAny(kind, ", ") {
+			return action.Resource{}, tools.BadArgument("kind %.100q is not the name of one kind: give one kind a call", kind)
+		}
+		return action.Resource{}, tools.BadArgument("kind %.100q is not the name of a kind: %s", kind, howToFind)
 	}
 	// The mapper knows no context and holds a lock while it asks.
 	type answer struct {
@@ -173,9 +181,9 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	if meta.IsNoMatchError(err) {
 		name := strings.TrimSpace(apiVersion + " " + kind)
 		if near := one.near(kind); len(near) > 0 {
-			return resource, tools.BadArgument("cluster %s serves no kind %q; near it are %s", clusterName, name, strings.Join(near, ", "))
+			return resource, tools.BadArgument("cluster %s serves no kind %q; near it are %s; %s", clusterName, name, strings.Join(near, ", "), howToFind)
 		}
-		return resource, tools.BadArgument("cluster %s serves no kind %q", clusterName, name)
+		return resource, tools.BadArgument("cluster %s serves no kind %q: %s", clusterName, name, howToFind)
 	}
 	var argument *tools.ArgumentError
 	if errors.As(err, &argument) {
@@ -186,6 +194,8 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	}
 	return resource, nil
 }
+
+const howToFind = "list_api_resources with match finds it"
 
 // kindName is what may name a kind, with or without version and group.
 var kindName = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9]*(\.[-A-Za-z0-9.]*)?$`)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,13 +25,30 @@ import (
 // maxOutput bounds what is kept of each stream of a command, in bytes.
 const maxOutput = 1 << 20
 
-// output keeps the beginning of a stream and counts the rest.
+// output keeps the beginning of a stream and counts the rest. client-go may
+// still write to it when it has given a stream up.
 type output struct {
+	mu      sync.Mutex
 	kept    []byte
 	omitted int64
+	over    bool
+}
+
+// take ends the stream: what is written later is lost.
+func (o *output) take() (kept string, omitted int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	// A NUL is six bytes in JSON, and shows nothing.
+	return strings.ReplaceAll(strings.ToValidUTF8(string(o.kept), "\uFFFD"), "\x00", ""), o.omitted
 }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return len(p), nil
+	}
 	keep := p[:min(len(p), maxOutput-len(o.kept))]
 	o.kept = append(o.kept, keep...)
 	o.omitted += int64(len(p) - len(keep))
@@ -81,7 +100,7 @@ func (c *cluster) exec(ctx context.Context, a action.Action, auditID string, liv
 	switch {
 	case errors.As(err, &exit):
 		result["exitCode"] = exit.Code
-	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+	case err != nil && upgrade.begun && limited.Err() != nil && ctx.Err() == nil:
 		result["timedOut"] = true
 	case err != nil && upgrade.refused != nil:
 		return gate.Response{}, upgrade.refused
@@ -90,10 +109,10 @@ func (c *cluster) exec(ctx context.Context, a action.Action, auditID string, liv
 	default:
 		result["exitCode"] = 0
 	}
-	for name, stream := range map[string]output{"stdout": stdout, "stderr": stderr} {
-		result[name] = string(stream.kept)
-		if stream.omitted > 0 {
-			result[name+"Omitted"] = stream.omitted
+	for name, stream := range map[string]*output{"stdout": &stdout, "stderr": &stderr} {
+		kept, omitted := stream.take()
+		if result[name] = kept; omitted > 0 {
+			result[name+"Omitted"] = omitted
 		}
 	}
 	body, err := action.Canonical(result)
@@ -106,6 +125,8 @@ type upgrade struct {
 	// refused is why the API server did not let the command begin; client-go
 	// hands on no more than its words.
 	refused *gate.APIError
+	// begun says that it did.
+	begun bool
 }
 
 // upgrading adds the Audit-ID to such a request and looks at the answer.
@@ -119,7 +140,7 @@ func (u upgrading) RoundTrip(req *http.Request) (*http.Response, error) {
 	req.Header.Set(headerAuditID, u.id)
 	resp, err := u.next.RoundTrip(req)
 	if err != nil || resp.StatusCode == http.StatusSwitchingProtocols {
-		u.refused = nil
+		u.refused, u.begun = nil, err == nil
 		return resp, err
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))

@@ -73,6 +73,14 @@ func (k *kubectl) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	a.Cluster = k.cluster
+	// The path does not say whether a list without a namespace is of what lies in
+	// none, or over all: rules on namespaces hang on it.
+	resource, err := k.one.resolve("", a.Resource.GroupResource())
+	if err != nil || resource.Version != a.Resource.Version || resource.Resource != a.Resource.Resource {
+		k.failed = tools.BadArgument("this cluster does not serve %s, which is needed here", a.Resource.Path())
+		return nil, k.failed
+	}
+	a.Resource = resource
 	var body []byte
 	if a.Verb == action.Patch {
 		k.patch, body = &a, []byte("{}")
@@ -114,6 +122,15 @@ func maskBody(a action.Action, body []byte) ([]byte, error) {
 	}
 	if a.Resource.GroupResource() != "secrets" {
 		object, _ = audit.Mask(object).(map[string]any)
+		for _, one := range append([]any{object}, list(object["items"])...) {
+			object, _ := one.(map[string]any)
+			binary, _ := object["binaryData"].(map[string]any)
+			for key, value := range binary {
+				if value == audit.Masked { // which is not base64
+					binary[key] = ""
+				}
+			}
+		}
 		return action.Canonical(object)
 	}
 	// Of a Secret kubectl shows how long each value is, which need not be known either.
@@ -187,16 +204,27 @@ func actionOf(req *http.Request) (action.Action, error) {
 }
 
 // wrong puts what kubectl's code says into words for the agent.
-func (k *kubectl) wrong(err error) error {
+func (k *kubectl) wrong(err error) error { return k.wrongIn(err, tools.MaxForeign) }
+
+func (k *kubectl) wrongIn(err error, most int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case err == nil:
 		return nil
-	case k.failed != nil:
-		return k.failed
+	case k.failed != nil && strings.Contains(err.Error(), words(k.failed)):
+		return k.failed // an earlier failure may be one that this code could do without
 	}
-	return tools.BadArgument("%v", err)
+	return tools.Foreign(err, most)
+}
+
+// words are what kubectl's code was told of a failed request.
+func words(err error) string {
+	var refused *gate.APIError
+	if errors.As(err, &refused) {
+		return refused.Message
+	}
+	return err.Error()
 }
 
 func groupKind(r action.Resource) schema.GroupKind {
@@ -228,7 +256,7 @@ func (k *kubectl) Describe(r action.Resource, namespace, name string) (string, e
 func (k *kubectl) RolloutStatus(a action.Action, object map[string]any) (string, bool, error) {
 	viewer, err := polymorphichelpers.StatusViewerFor(groupKind(a.Resource))
 	if err != nil {
-		return "", false, tools.BadArgument("%v", err)
+		return "", false, tools.Foreign(err, tools.MaxForeign)
 	}
 	text, done, err := viewer.Status(&unstructured.Unstructured{Object: object}, 0)
 	return strings.TrimSpace(text), done, k.wrong(err)
@@ -243,7 +271,7 @@ func (k *kubectl) RolloutHistory(a action.Action, revision int64) (string, error
 	}
 	viewer, err := polymorphichelpers.HistoryViewerFor(groupKind(a.Resource), client)
 	if err != nil {
-		return "", tools.BadArgument("%v", err)
+		return "", tools.Foreign(err, tools.MaxForeign)
 	}
 	text, err := viewer.ViewHistory(a.Namespace, a.Name, revision)
 	return text, k.wrong(err)
@@ -257,18 +285,21 @@ func (k *kubectl) Undo(a action.Action, object map[string]any, revision int64) (
 	}
 	rollbacker, err := polymorphichelpers.RollbackerFor(groupKind(a.Resource), client)
 	if err != nil {
-		return action.Action{}, tools.BadArgument("%v", err)
+		return action.Action{}, tools.Foreign(err, tools.MaxForeign)
 	}
 	text, err := rollbacker.Rollback(&unstructured.Unstructured{Object: object}, nil, revision, util.DryRunNone)
 	if err := k.wrong(err); err != nil {
 		return action.Action{}, err
 	}
 	if k.patch == nil {
-		return action.Action{}, tools.BadArgument("nothing to undo: %s", text)
+		return action.Action{}, tools.Foreign(fmt.Errorf("nothing to undo: %s", text), tools.MaxForeign)
 	}
 	k.patch.Resource = a.Resource
 	return *k.patch, nil
 }
+
+// maxPodNames bounds what is said about pods, in bytes: the tool cuts it at a name.
+const maxPodNames = 8 << 10
 
 // Evictable implements tools.Kubectl.
 func (k *kubectl) Evictable(node string, options tools.DrainOptions) ([]tools.PodRef, string, error) {
@@ -281,7 +312,8 @@ func (k *kubectl) Evictable(node string, options tools.DrainOptions) ([]tools.Po
 		DeleteEmptyDirData: options.DeleteEmptyDirData, PodSelector: options.PodSelector, Out: io.Discard, ErrOut: io.Discard,
 	}
 	found, errs := helper.GetPodsForDeletion(node)
-	if err := k.wrong(errors.Join(errs...)); err != nil {
+	// Each of them is a list of pods.
+	if err := k.wrongIn(errors.Join(errs...), maxPodNames); err != nil {
 		return nil, "", err
 	}
 	var pods []tools.PodRef
@@ -298,7 +330,8 @@ func (k *kubectl) Explain(r action.Resource, fields []string, recursive bool) (s
 	err := explain.PrintModelDescription(fields, &out, k.one.discovery.OpenAPIV3(),
 		schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Resource}, recursive, 0, "plaintext")
 	if err != nil {
-		return "", tools.BadArgument("%v", err)
+		words := strings.TrimPrefix(err.Error(), "error: ")
+		return "", tools.Foreign(errors.New(words), tools.MaxForeign)
 	}
 	return out.String(), nil
 }

@@ -407,7 +407,13 @@ func apiError(err error) error {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		s := status.Status()
-		return &gate.APIError{Code: int(s.Code), Reason: string(s.Reason), Message: s.Message}
+		message := s.Message
+		if d := s.Details; d != nil && s.Reason == metav1.StatusReasonTooManyRequests {
+			for _, cause := range d.Causes[:min(len(d.Causes), 3)] { // which disruption budget, and its numbers
+				message += " " + cause.Message
+			}
+		}
+		return &gate.APIError{Code: int(s.Code), Reason: string(s.Reason), Message: message}
 	}
 	var operation *net.OpError
 	var certificate *tls.CertificateVerificationError

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"strings"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
@@ -28,7 +29,7 @@ var prompts = []prompt{
 	},
 	{
 		"safe_rollout", "Rolls out a change of a workload step by step, and says how to go back.",
-		[]string{"get_rollout_status", "get_rollout_history"},
+		[]string{"diagnose_workload", "get_rollout_history"},
 		"Roll out a change of %[1]s %[2]s in namespace %[3]s. Below is where it stands now. If it is not healthy, stop and say so. " +
 			"Ask for the new image or manifest if it was not given. Show the difference with diff_manifest before you apply, give a reason with every change, wait for approvals with wait_for_operation, " +
 			"follow get_rollout_status until it is over, and name the revision that undo_rollout would go back to.",
@@ -62,7 +63,13 @@ func (s *Server) addPrompts() {
 	}
 }
 
-func (s *Server) prompt(ctx context.Context, p prompt, args map[string]string) (*mcpgo.GetPromptResult, error) {
+func (s *Server) prompt(ctx context.Context, p prompt, args map[string]string) (result *mcpgo.GetPromptResult, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.Log.Error("a prompt panicked", "prompt", p.name, "panic", r, "stack", string(debug.Stack()))
+			result, err = nil, errInternal
+		}
+	}()
 	c, err := s.caller(ctx)
 	if err != nil {
 		return nil, errTokenRefused
@@ -78,7 +85,7 @@ func (s *Server) prompt(ctx context.Context, p prompt, args map[string]string) (
 	}
 	// The person's words stand in quotes: they name things and say nothing.
 	text := fmt.Sprintf(p.task, quote(args["kind"]), quote(args["name"]), quote(args["namespace"]))
-	result := &mcpgo.GetPromptResult{Description: p.description, Messages: []mcpgo.PromptMessage{
+	result = &mcpgo.GetPromptResult{Description: p.description, Messages: []mcpgo.PromptMessage{
 		mcpgo.NewPromptMessage(mcpgo.RoleUser, mcpgo.NewTextContent(text)),
 	}}
 	for _, tool := range p.fetch {

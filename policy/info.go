@@ -41,6 +41,10 @@ func (s *Set) About(p *action.Principal) []string {
 		if r.shadow || r.match.principal(p) != "" {
 			continue
 		}
+		if r.guard { // what it is about is in its message
+			out = append(out, fmt.Sprintf("%s: %s. %s", r.effect, r.name, r.message))
+			continue
+		}
 		text := fmt.Sprintf("%s: %s%s", r.effect, r.name, r.match.about())
 		if r.when != nil {
 			text += ", under a condition"

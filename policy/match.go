@@ -405,9 +405,12 @@ func (m *match) scope(s action.Scope, strict bool) bool {
 }
 
 // wholeScope reports whether every request within the scope matches as a
-// restricting rule does.
-func (m *match) wholeScope(s action.Scope) bool {
-	if !m.clusters.everything() || !m.namespaces.everything() || !m.names.everything() || m.selector != nil || !m.subresources.match(s.Subresource) {
+// restricting rule does, in one cluster or, where that is "", in any.
+func (m *match) wholeScope(cluster string, s action.Scope) bool {
+	if !m.clusters.everything() && (cluster == "" || !m.clusters.match(cluster)) {
+		return false
+	}
+	if !m.namespaces.everything() || !m.names.everything() || m.selector != nil || !m.subresources.match(s.Subresource) {
 		return false
 	}
 	if s.Resource == "" && !m.resources.everything() || s.Resource != "" && !m.resources.match(s.Resource) {

@@ -206,6 +206,11 @@ func (s *Set) Decide(req Request) Decision {
 // this allows, and the gate refuses on it before it touches a cluster. When it
 // answers no, the Decision says why.
 func (s *Set) Could(p *action.Principal, tool string, scopes []action.Scope) (Decision, bool) {
+	return s.CouldIn("", p, tool, scopes)
+}
+
+// CouldIn is Could for one cluster; "" is any.
+func (s *Set) CouldIn(cluster string, p *action.Principal, tool string, scopes []action.Scope) (Decision, bool) {
 	refused := Decision{Effect: Deny, Reason: "no policy rule allows this principal to use " + tool, Digest: s.digest}
 	for _, scope := range scopes {
 		given := false
@@ -216,8 +221,8 @@ func (s *Set) Could(p *action.Principal, tool string, scopes []action.Scope) (De
 			}
 			switch {
 			case r.effect != Deny:
-				given = given || r.match.scope(scope, r.effect == Allow)
-			case r.when == nil && r.match.wholeScope(scope):
+				given = given || r.match.scope(scope, r.effect == Allow) && (cluster == "" || r.match.clusters.match(cluster))
+			case r.when == nil && r.match.wholeScope(cluster, scope):
 				taken = r
 			}
 		}

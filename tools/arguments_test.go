@@ -59,7 +59,7 @@ func TestBadArguments(t *testing.T) {
 		{"patch_resource", `{"kind":"pods","name":"web","namespace":"shop","patch":"` + strings.Repeat("#", 4*maxManifest+1) + `"}`, `argument patch is longer than 4194304 characters`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":-1}`, `argument replicas is -1; from 0 to 10000 is expected`},
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":10001}`, `argument replicas is 10001; from 0 to 10000 is expected`},
-		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":99999999999999999999}`, `argument replicas is 1e+20; from 0 to 10000 is expected`},
+		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":99999999999999999999}`, `argument replicas is 100000000000000000000; from 0 to 10000 is expected`},
 		{"list_resources", `{"kind":"pods","limit":0}`, `argument limit is 0; from 1 to 500 is expected`},
 		{"list_resources", `{"kind":"pods","limit":501}`, `argument limit is 501; from 1 to 500 is expected`},
 		{"get_pod_logs", `{"namespace":"shop","pod":"web","tail_lines":5001}`, `argument tail_lines is 5001; from 1 to 5000 is expected`},
@@ -70,6 +70,10 @@ func TestBadArguments(t *testing.T) {
 		{"scale_deployment", `{"namespace":"shop","name":"web","replicas":1,"reason":"` + strings.Repeat("ü", 501) + `"}`, `argument reason is longer than 500 characters`},
 		{"list_resources", `{"kind":"pods","namespace":"shop","label_selector":"` + strings.Repeat("x", 4097) + `"}`, `argument label_selector is longer than 4096 characters`},
 		{"get_operation", `{"op":"` + strings.Repeat("x", 4097) + `"}`, `argument op is longer than 4096 characters`},
+		{"undo_rollout", `{"kind":"deployment","namespace":"shop","name":"web","to_revision":0}`, `argument to_revision is 0; at least 1 is expected`},
+		{"get_rollout_history", `{"kind":"deployment","namespace":"shop","name":"web","revision":-1}`, `argument revision is -1; at least 1 is expected`},
+		{"list_resources", `{"kind":"` + strings.Repeat("x", 4097) + `"}`, `argument kind is longer than 4096 characters`},
+		{"set_image", `{"kind":"deployments.example.com","namespace":"shop","name":"web","image":"x"}`, `argument kind is not one of [deployment statefulset daemonset cronjob]`},
 		// Several at once.
 		{"scale_deployment", `{"name":7,"replicas":-1}`, `argument name is a number where text is expected; argument namespace is missing; argument replicas is -1; from 0 to 10000 is expected`},
 		// Where it is, and what it is called.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	yamlnode "go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
@@ -56,7 +57,7 @@ func applyManifest() *Tool {
 	return define(Tool{
 		Name:        "apply_manifest",
 		Title:       "Apply a manifest",
-		Description: "Creates or changes objects by server-side apply. Several documents are applied in order; the first error stops.",
+		Description: "Creates or changes objects by server-side apply. All are tried as dry runs before the first is applied; then they are applied in order, until one fails.",
 		Scopes:      []action.Scope{{Verbs: []string{action.Create, action.Patch}}},
 	}, limitReason, func(ctx context.Context, r Reader, cluster string, in applyManifestInput) (Call, error) {
 		plan, err := planManifest(ctx, r, cluster, in.Manifest, in.Namespace, action.Action{
@@ -363,7 +364,29 @@ func deleteResource() *Tool {
 			Options: action.Options{PropagationPolicy: in.Propagation, GracePeriodSeconds: in.GracePeriodSeconds},
 		}
 		return Call{Plan: action.Plan{Actions: []action.Action{a}}, Reason: in.Reason}, checkTarget(a)
-	}, renderChange("deleted"))
+	}, renderDeleted)
+}
+
+// renderDeleted tells an object that is gone from one that is still there: with
+// finalizers or a grace period the API server answers with the object, and marks it.
+func renderDeleted(responses []Response) (string, error) {
+	var object struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+		Spec     struct {
+			Finalizers []string `json:"finalizers"` // of a namespace
+		} `json:"spec"`
+	}
+	// What is no such object is the Status of one that is gone.
+	_ = kjson.UnmarshalCaseSensitivePreserveInts(responses[0].Body, &object)
+	waits := append(object.Metadata.Finalizers, object.Spec.Finalizers...)
+	grace := object.Metadata.DeletionGracePeriodSeconds
+	switch {
+	case object.Metadata.DeletionTimestamp == nil, len(waits) == 0 && grace != nil && *grace == 0:
+		return renderChange("deleted")(responses)
+	case len(waits) > 0:
+		return renderChange("is being deleted; waits for finalizers " + strings.Join(waits, ", "))(responses)
+	}
+	return renderChange("is being deleted")(responses)
 }
 
 // maxName is the longest name of an object (RFC 1123 subdomain).
@@ -371,13 +394,22 @@ const maxName = 253
 
 // checkTarget refuses a request about one object that does not say which.
 func checkTarget(a action.Action) error {
-	switch {
-	case a.Resource.Namespaced && a.Namespace == "":
-		return BadArgument("%s live in namespaces: give namespace", a.Resource.GroupResource())
-	case !a.Resource.Namespaced && a.Namespace != "":
-		return BadArgument("%s do not live in namespaces: leave namespace out", a.Resource.GroupResource())
-	case a.Name == "":
+	if err := checkNamespace(a.Resource, a.Namespace); err != nil {
+		return err
+	}
+	if a.Name == "" {
 		return BadArgument("name is empty")
+	}
+	return nil
+}
+
+// checkNamespace refuses a namespace that is missing, or where there is none.
+func checkNamespace(resource action.Resource, namespace string) error {
+	switch {
+	case resource.Namespaced && namespace == "":
+		return BadArgument("%s live in namespaces: give namespace", resource.GroupResource())
+	case !resource.Namespaced && namespace != "":
+		return BadArgument("%s do not live in namespaces: leave namespace out", resource.GroupResource())
 	}
 	return nil
 }

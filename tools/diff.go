@@ -92,6 +92,9 @@ func forecastText(a action.Action, f Forecast) string {
 	return cutAt(b.String(), maxForecast, "give this object alone, or fewer fields of it")
 }
 
+// maxSide bounds each side of one difference, in bytes.
+const maxSide = 1 << 10
+
 // writeValue writes one value of a difference as JSON, a sign before each line.
 func writeValue(b *strings.Builder, sign string, value any) {
 	var text strings.Builder
@@ -101,9 +104,15 @@ func writeValue(b *strings.Builder, sign string, value any) {
 	if enc.Encode(value) != nil {
 		text.WriteString("(unreadable)\n")
 	}
-	for line := range strings.Lines(text.String()) {
+	shown, note := text.String(), ""
+	if len(shown) > maxSide {
+		note = fmt.Sprintf("   (the first %d of %d bytes)\n", maxSide, len(shown))
+		shown = strings.ToValidUTF8(shown[:maxSide], "") + "\n"
+	}
+	for line := range strings.Lines(shown) {
 		b.WriteString("   " + sign + " " + line)
 	}
+	b.WriteString(note)
 }
 
 // verdictText says what policy would answer.

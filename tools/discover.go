@@ -2,7 +2,9 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +40,8 @@ func listClusters(clusters []string) *Tool {
 				defer cancel()
 				served, err := r.Served(bounded, cluster)
 				switch {
+				case errors.Is(err, ErrNothingAllowed):
+					states[i] = ErrNothingAllowed.Error()
 				case bounded.Err() != nil:
 					states[i] = fmt.Sprintf("unreachable: no answer within %s", servedTimeout)
 				case err != nil: // what exactly went wrong is for the operators
@@ -91,11 +95,11 @@ func kindsText(kinds []Kind, in listAPIResourcesInput) string {
 	}
 	var rows rows
 	found := 0
-	rows.add([]string{"NAME", "SHORT", "APIVERSION", "NAMESPACED", "KIND", "VERBS"})
+	rows.add([]string{"NAME", "SHORT", "APIVERSION", "NAMESPACED", "KIND"})
 	for _, k := range kinds {
 		if fits(k) {
 			found++
-			rows.add([]string{k.Resource.Resource, strings.Join(k.ShortNames, ","), strings.TrimPrefix(k.Group+"/"+k.Version, "/"), fmt.Sprint(k.Namespaced), k.Kind, strings.Join(k.Verbs, ",")})
+			rows.add([]string{k.Resource.Resource, strings.Join(k.ShortNames, ","), strings.TrimPrefix(k.Group+"/"+k.Version, "/"), fmt.Sprint(k.Namespaced), k.Kind})
 		}
 	}
 	if found == 0 {
@@ -110,6 +114,8 @@ func kindsText(kinds []Kind, in listAPIResourcesInput) string {
 
 // maxExplained bounds the documentation of a kind.
 const maxExplained = 16 << 10
+
+var inBrackets = regexp.MustCompile(`\[[^\]]*\]`)
 
 type explainResourceInput struct {
 	Kind      string `json:"kind"`
@@ -129,7 +135,8 @@ func explainResource() *Tool {
 			return Call{}, err
 		}
 		var path []string
-		if field := strings.Trim(in.Field, "."); field != "" {
+		// As a path of fields elsewhere has it: which item of a list is all the same.
+		if field := strings.Trim(inBrackets.ReplaceAllString(in.Field, ""), "."); field != "" {
 			path = strings.Split(field, ".")
 		}
 		text, err := r.Kubectl(ctx, cluster).Explain(resource, path, in.Recursive)
@@ -168,7 +175,7 @@ func checkAccess(all func() []*Tool) *Tool {
 			a.Verb, a.Options.PatchType = action.Patch, action.ApplyPatch
 		}
 		// A list over no namespace is one over all; nothing else is.
-		if err := checkWhere(resource, in.Namespace, in.Namespace == "" && in.Verb == action.List); err != nil {
+		if err := checkNamespace(resource, in.Namespace); err != nil && (in.Verb != action.List || in.Namespace != "") {
 			return Call{}, err
 		}
 		if err := checkNames(a); err != nil {
@@ -178,8 +185,25 @@ func checkAccess(all func() []*Tool) *Tool {
 		if err != nil {
 			return Call{}, err
 		}
+		a.Body = standIn(a)
 		return Call{Answer: accessText(as, a, r.Verdict(as, a))}, nil
 	}, nil)
+}
+
+// standIn is a body that says no more than which object it is about. A change
+// without any would count as one of the whole object, which is more than most are.
+func standIn(a action.Action) any {
+	switch {
+	case a.ReadOnly(), a.Verb == action.Delete, a.Subresource == action.Exec:
+		return nil
+	case a.Subresource == action.Eviction:
+		return eviction(PodRef{Namespace: a.Namespace, Name: a.Name}, nil).Body
+	}
+	body := map[string]any{"metadata": map[string]any{"name": a.Name}}
+	if a.Verb == action.Create || a.Options.PatchType == action.ApplyPatch {
+		body["apiVersion"], body["kind"] = strings.TrimPrefix(a.Resource.Group+"/"+a.Resource.Version, "/"), a.Resource.Kind
+	}
+	return body
 }
 
 // toolFor is the tool by which a request would be made: the one that is named,
@@ -201,8 +225,11 @@ func toolFor(all []*Tool, a action.Action, named string) (string, error) {
 	usual := map[string]string{
 		action.Get: "get_resource", action.List: "list_resources", action.Create: "create_resource", action.Patch: "patch_resource", action.Delete: "delete_resource",
 	}[a.Verb]
-	if a.Options.PatchType == action.ApplyPatch {
+	switch {
+	case a.Options.PatchType == action.ApplyPatch:
 		usual = "apply_manifest"
+	case a.Subresource == action.Eviction: // draining a node is more than this
+		usual = "evict_pod"
 	}
 	for _, exact := range []bool{false, true} {
 		for _, t := range all {
@@ -227,9 +254,13 @@ func accessText(tool string, a action.Action, v Verdict) string {
 			text += " by " + strings.Join(v.Approvers, " and ")
 		}
 	default:
-		text = "It hangs on what the object or its namespace holds, which is looked at when the call is made"
+		text = "Not denied so far: it hangs on what the object or its namespace holds, which is looked at when the call is made"
 	}
-	text += fmt.Sprintf(": %s with %s.\n", a, tool)
+	where := ""
+	if a.Verb == action.List && a.Resource.Namespaced && a.Namespace == "" {
+		where = " in all namespaces"
+	}
+	text += fmt.Sprintf(": %s%s with %s.\n", a, where, tool)
 	if len(v.Rules) > 0 {
 		text += "Rules: " + strings.Join(v.Rules, ", ") + "\n"
 	}
@@ -238,6 +269,9 @@ func accessText(tool string, a action.Action, v Verdict) string {
 	}
 	if a.Name == "" && a.Verb != action.List {
 		text += "No name is given, so this is about every name.\n"
+	}
+	if a.Body != nil && a.Subresource != action.Eviction {
+		text += "What the change contains was not looked at; diff_manifest does that.\n"
 	}
 	return text + "This is policy alone: the cluster's own RBAC, quotas and admission were not asked.\n"
 }

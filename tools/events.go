@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -53,16 +54,21 @@ func listEvents() *Tool {
 		between(s, "since_seconds", 1, 7*24*3600)
 		oneOf(s, "type", "Normal", "Warning")
 	}, func(ctx context.Context, r Reader, cluster string, in listEventsInput) (Call, error) {
-		if err := checkWhere(eventsV1, in.Namespace, in.AllNamespaces); err != nil {
-			return Call{}, err
-		}
-		selector := fields.Set{}
+		selector, where := fields.Set{}, ""
 		if in.Kind != "" {
 			resource, err := r.Resolve(ctx, cluster, "", in.Kind)
 			if err != nil {
 				return Call{}, err
 			}
 			selector["involvedObject.kind"] = resource.Kind
+			// What lives in no namespace has its events in this one.
+			if !resource.Namespaced && !in.AllNamespaces {
+				in.Namespace = metav1.NamespaceDefault
+				where = fmt.Sprintf("A %s lives in no namespace: its events are those in namespace default.\n", resource.Kind)
+			}
+		}
+		if err := checkWhere(eventsV1, in.Namespace, in.AllNamespaces); err != nil {
+			return Call{}, err
 		}
 		if in.Name != "" {
 			selector["involvedObject.name"] = in.Name
@@ -78,7 +84,7 @@ func listEvents() *Tool {
 			oldest := r.Now().Add(-time.Duration(in.SinceSeconds) * time.Second)
 			found = slices.DeleteFunc(found, func(e event) bool { return e.last.Before(oldest) })
 		}
-		return Call{Answer: eventsText(r.Now(), found, int(itemLimit(in.Limit)), in.Namespace, more)}, nil
+		return Call{Answer: eventsText(r.Now(), found, int(itemLimit(in.Limit)), in.Namespace, more) + where}, nil
 	}, nil)
 }
 
@@ -89,6 +95,10 @@ type event struct {
 	first, last           time.Time
 	count                 int64
 }
+
+// randomName is the end of a name that the API server has made up: five of the
+// letters and digits of k8s.io/apimachinery/pkg/util/rand.
+var randomName = regexp.MustCompile(`-[bcdfghjklmnpqrstvwxz2456789]{5}("|\s)`)
 
 // readEvents reads the events that a field selector takes, newest first, the
 // same one once. more says that there are others that were not fetched.
@@ -120,6 +130,9 @@ func readEvents(ctx context.Context, r Reader, cluster, namespace string, select
 		}
 		one.count = max(one.count, 1)
 		k := key{one.namespace, one.object, one.kind, one.reason, one.message}
+		if one.reason == "FailedCreate" { // of a pod that has a new name each time
+			k.message = randomName.ReplaceAllString(k.message, "-*$1")
+		}
 		i, seen := at[k]
 		if !seen {
 			at[k] = len(found)
@@ -131,7 +144,7 @@ func readEvents(ctx context.Context, r Reader, cluster, namespace string, select
 			found[i].first = one.first
 		}
 		if one.last.After(found[i].last) {
-			found[i].last = one.last
+			found[i].last, found[i].message = one.last, one.message
 		}
 	}
 	slices.SortStableFunc(found, func(a, b event) int { return b.last.Compare(a.last) })

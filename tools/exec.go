@@ -79,6 +79,9 @@ func checkCommand(command []string) error {
 			return BadArgument("command, argument %d is not text", i)
 		}
 	}
+	if audit.CommandMasked(command) {
+		return BadArgument("command holds what reads like a credential, which would be hidden from whoever approves it and from the log: have the program read it from a file or a variable of the container")
+	}
 	return nil
 }
 

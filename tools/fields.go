@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -33,17 +34,34 @@ func fieldsArgument(s *jsonschema.Schema) {
 // custom-columns.
 func withFields(o action.Options, fields []string) (action.Options, error) {
 	for _, given := range fields {
-		path := strings.TrimSpace(given)
+		path := strings.TrimSpace(header.ReplaceAllString(given, ""))
 		if inner, found := strings.CutPrefix(path, "{"); found {
 			path = strings.TrimSuffix(inner, "}")
 		}
-		path = "." + strings.TrimPrefix(strings.TrimPrefix(path, "$"), ".")
+		path = strings.TrimPrefix(strings.TrimPrefix(path, "$"), ".")
+		path = "." + strings.TrimPrefix(path, "items[*].") // each object is looked at by itself
 		if _, err := parsePath(path); err != nil {
 			return o, BadArgument("fields: %.100q is not a path: %v; write it as spec.replicas, {.spec.containers[*].image} or {.status.conditions[?(@.type==\"Ready\")].status}", given, err)
 		}
 		o.Table, o.Fields = false, append(o.Fields, path)
 	}
 	return o, nil
+}
+
+var (
+	// header is what stands before a path in kubectl -o custom-columns.
+	header = regexp.MustCompile(`^[^.:$@'"(){}\[\]]*:`)
+	// quotedKey is a key that is no name, as of a label.
+	quotedKey = regexp.MustCompile(`\['([^']*)'\]|\["([^"]*)"\]`)
+)
+
+// escapeKeys writes keys as the JSONPath package takes them. To it a dot
+// separates fields even within quotes, and double quotes are none.
+func escapeKeys(path string) string {
+	return quotedKey.ReplaceAllStringFunc(path, func(quoted string) string {
+		key := strings.ReplaceAll(quoted[2:len(quoted)-2], `\.`, ".")
+		return "['" + strings.ReplaceAll(key, ".", `\.`) + "']"
+	})
 }
 
 // parsePath refuses, besides what is no JSONPath, what can make more of an
@@ -62,7 +80,7 @@ func parsePath(path string) (*jsonpath.JSONPath, error) {
 		return nil, errors.New("a comma is not taken: give each as a field of its own")
 	}
 	parsed := jsonpath.New("field").AllowMissingKeys(true)
-	return parsed, parsed.Parse("{" + path + "}")
+	return parsed, parsed.Parse("{" + escapeKeys(path) + "}")
 }
 
 // field is one path, parsed for the objects of one answer.
@@ -96,7 +114,8 @@ func (f field) of(object map[string]any) (value any, err error) {
 		if strings.Contains(err.Error(), "out of bounds") {
 			return nil, nil // a shorter list than others have
 		}
-		return nil, BadArgument("fields: %s: %v", f.path, err)
+		// Its words repeat what stands in the object, which is data.
+		return nil, BadArgument("fields: %s does not fit the object", f.path)
 	}
 	var values []any
 	for _, results := range found {

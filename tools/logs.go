@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"unicode"
@@ -24,8 +25,9 @@ const (
 	// margin is fetched before what is shown of a log, so that no secret begins
 	// in what was cut off and goes on, unrecognized, in what is shown.
 	margin = 8 << 10
-	// maxSearched is how much of a log is searched.
-	maxSearched = 4 << 20
+	// maxSearched is how much of a log is searched. All of it is masked before,
+	// which takes seconds for a few MiB that were written to make it slow.
+	maxSearched = 1 << 20
 	maxGrep     = 200
 )
 
@@ -34,7 +36,7 @@ type getPodLogsInput struct {
 	Pod          string `json:"pod"`
 	Container    string `json:"container,omitempty"`
 	Previous     bool   `json:"previous,omitempty" jsonschema:"the container's previous run"`
-	TailLines    int64  `json:"tail_lines,omitempty" jsonschema:"of this many last lines (default 100; with grep 5000)"`
+	TailLines    int64  `json:"tail_lines,omitempty" jsonschema:"how many of the last lines are read (default 100; with grep 5000)"`
 	SinceSeconds int64  `json:"since_seconds,omitempty" jsonschema:"only newer than this"`
 	Grep         string `json:"grep,omitempty" jsonschema:"only lines that match this RE2 expression"`
 	Timestamps   bool   `json:"timestamps,omitempty"`
@@ -61,8 +63,8 @@ func getPodLogs() *Tool {
 			Timestamps: in.Timestamps, Grep: in.Grep, TailBytes: maxBytes + margin,
 		}
 		if in.Grep != "" {
-			if _, err := regexp.Compile(in.Grep); err != nil {
-				return Call{}, BadArgument("grep is not an RE2 expression: %v; write a plain word, or a|b for either", err)
+			if err := checkExpression(in.Grep); err != nil {
+				return Call{}, err
 			}
 			a.Options.TailBytes = maxSearched
 		}
@@ -84,6 +86,21 @@ func getPodLogs() *Tool {
 		}
 		return read(a), nil
 	}, renderLog)
+}
+
+// maxExpression bounds an expression, in instructions: short ones can be made
+// that take a minute for a megabyte.
+const maxExpression = 500
+
+func checkExpression(text string) error {
+	parsed, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return BadArgument("grep is not an RE2 expression: %v; write a plain word, or a|b for either", err)
+	}
+	if program, err := syntax.Compile(parsed.Simplify()); err != nil || len(program.Inst) > maxExpression {
+		return BadArgument("grep is too costly an expression: write it with fewer repetitions, or a plain word")
+	}
+	return nil
 }
 
 func logAction(cluster, namespace, pod string) action.Action {
@@ -132,6 +149,8 @@ func renderLog(responses []Response) (string, error) {
 	}
 	lines, whole := logLines(r)
 	switch {
+	case len(r.Body) == 0 && r.Action.Options.SinceSeconds > 0:
+		return fmt.Sprintf("The log has no lines in the last %d seconds.", r.Action.Options.SinceSeconds), nil
 	case len(r.Body) == 0:
 		return "The log is empty.", nil
 	case looksBinary(r.Body):

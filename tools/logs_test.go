@@ -49,6 +49,10 @@ func TestLogCuts(t *testing.T) {
 	if got, err := renderLog([]Response{of(action.Options{}, 100, key)}); err != nil || strings.Contains(got, "MIIEvQ") || !strings.Contains(got, "started") {
 		t.Errorf("%v: %s", err, got)
 	}
+	got, err = renderLog([]Response{of(action.Options{SinceSeconds: 60}, 0, "")})
+	if want := "The log has no lines in the last 60 seconds."; err != nil || got != want {
+		t.Errorf("%q, %v", got, err)
+	}
 	got, err = renderLog([]Response{of(action.Options{TailLines: 2}, 0, "b\nc\n")})
 	if want := "(the last 2 lines; see more with tail_lines, or search with grep)\nb\nc\n"; err != nil || got != want {
 		t.Errorf("%q, %v", got, err)

@@ -84,6 +84,7 @@ func eviction(pod PodRef, grace *int64) action.Action {
 	}
 	return action.Action{
 		Verb: action.Create, Resource: pods, Subresource: action.Eviction, Namespace: pod.Namespace, Name: pod.Name, Body: body,
+		Options: action.Options{GracePeriodSeconds: grace}, // where rules and approvers look
 	}
 }
 

@@ -13,7 +13,10 @@ import (
 
 // What the cluster of the tests makes of a description, and of the rest that a
 // tool may ask a Reader for.
-const kubectlDescription = "kubectl describe"
+const (
+	kubectlDescription = "kubectl describe"
+	kubectlWaits       = "kubectl rollout status waits"
+)
 
 func (k heldKubectl) Describe(action.Resource, string, string) (string, error) {
 	return k.h.answers[kubectlDescription], nil
@@ -22,6 +25,9 @@ func (k heldKubectl) Describe(action.Resource, string, string) (string, error) {
 func (k heldKubectl) RolloutStatus(action.Action, map[string]any) (string, bool, error) {
 	if words, refused := k.h.answers[kubectlRefuses]; refused {
 		return "", false, BadArgument("%s", words)
+	}
+	if words, waits := k.h.answers[kubectlWaits]; waits {
+		return words, false, nil
 	}
 	return "deployment \"web\" successfully rolled out", true, nil
 }
@@ -43,6 +49,7 @@ func (h *holding) Served(_ context.Context, cluster string) (Served, error) {
 }
 
 func (h *holding) Verdict(_ string, a action.Action) Verdict {
+	h.judged = a
 	switch {
 	case a.Resource == nodesV1 && h.answers["nodes"] == "denied":
 		return Verdict{Effect: "deny", Reason: "no nodes"}
@@ -183,8 +190,8 @@ func TestTop(t *testing.T) {
 		t.Error("what is no list is shown")
 	}
 	text, err = nodeUsage([]byte(`{"items":[{"metadata":{"name":"a"},"usage":{"cpu":"1","memory":"1Gi"}},{"metadata":{"name":"b"},"usage":{"cpu":"100m","memory":"4Gi"}}]}`),
-		[]byte(`{"items":[{"metadata":{"name":"b"},"status":{"allocatable":{"cpu":"4","memory":"8Gi"}}}]}`), "memory", 100)
-	if want := "NAME  CPU    CPU%  MEMORY  MEMORY%\nb     100m   2%    4096Mi  50%\na     1000m  ?     1024Mi  ?\n"; err != nil || text != want {
+		[]byte(`{"items":[{"metadata":{"name":"new"},"status":{"allocatable":{"cpu":"4"}}},{"metadata":{"name":"b"},"status":{"allocatable":{"cpu":"4","memory":"8Gi"}}}]}`), "memory", 100)
+	if want := "NAME  CPU        CPU%       MEMORY     MEMORY%\nb     100m       2%         4096Mi     50%\na     1000m      ?          1024Mi     ?\nnew   <unknown>  <unknown>  <unknown>  <unknown>\n"; err != nil || text != want {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
@@ -195,12 +202,12 @@ func TestDiscover(t *testing.T) {
 	if want := "NAME  VERSION\neast  v1.37.2\ndown  unreachable: it cannot be asked what it serves\n"; err != nil || call.Answer != want {
 		t.Errorf("%v\n%s", err, call.Answer)
 	}
-	head := "NAME         SHORT   APIVERSION  NAMESPACED  KIND        VERBS\n"
+	head := "NAME         SHORT   APIVERSION  NAMESPACED  KIND\n"
 	for args, want := range map[string]string{
-		`{"group":"apps"}`:       head + "deployments  deploy  apps/v1     true        Deployment  get,list\n",
-		`{"namespaced":false}`:   "NAME   SHORT  APIVERSION  NAMESPACED  KIND  VERBS\nnodes  no     v1          false       Node  get\n",
-		`{"group":""}`:           "NAME   SHORT  APIVERSION  NAMESPACED  KIND  VERBS\nnodes  no     v1          false       Node  get\npods   po     v1          true        Pod   get,list\n",
-		`{"match":"DEPLOY"}`:     head + "deployments  deploy  apps/v1     true        Deployment  get,list\n",
+		`{"group":"apps"}`:       head + "deployments  deploy  apps/v1     true        Deployment\n",
+		`{"namespaced":false}`:   "NAME   SHORT  APIVERSION  NAMESPACED  KIND\nnodes  no     v1          false       Node\n",
+		`{"group":""}`:           "NAME   SHORT  APIVERSION  NAMESPACED  KIND\nnodes  no     v1          false       Node\npods   po     v1          true        Pod\n",
+		`{"match":"DEPLOY"}`:     head + "deployments  deploy  apps/v1     true        Deployment\n",
 		`{"match":"certificat"}`: "None of the 3 kinds that are served fits.",
 	} {
 		if text, err := answer(t, "list_api_resources", args); err != nil || text != want {
@@ -211,17 +218,74 @@ func TestDiscover(t *testing.T) {
 
 func TestCheckAccess(t *testing.T) {
 	for args, want := range map[string]string{
-		`{"verb":"get","kind":"deploy","namespace":"shop","name":"web"}`:                         "Allowed: get deployments.apps shop/web with get_resource.\nRules: reads\n",
-		`{"verb":"list","kind":"deploy"}`:                                                        "Allowed: list deployments.apps with list_resources.\n",
-		`{"verb":"get","kind":"pod","namespace":"shop","name":"web","subresource":"log"}`:        "Allowed: get pods/log shop/web with get_pod_logs.\n",
-		`{"verb":"delete","kind":"pod","namespace":"shop","name":"web"}`:                         "Asks for approval by 2 of operators: delete pods shop/web with delete_resource.\nRules: deletions\n",
-		`{"verb":"create","kind":"pod","namespace":"shop"}`:                                      "Denied: create pods in namespace shop with create_resource.\nRules: no-pods\nReason: Pods are made by Deployments.\nNo name is given",
-		`{"verb":"patch","kind":"deploy","namespace":"shop","name":"web","subresource":"scale"}`: "It hangs on what the object or its namespace holds, which is looked at when the call is made: patch deployments.apps/scale shop/web with scale_deployment.\n",
-		`{"verb":"apply","kind":"node","name":"n1"}`:                                             "It hangs on what the object or its namespace holds, which is looked at when the call is made: apply nodes n1 with apply_manifest.\n",
+		`{"verb":"get","kind":"deploy","namespace":"shop","name":"web"}`:                          "Allowed: get deployments.apps shop/web with get_resource.\nRules: reads\n",
+		`{"verb":"list","kind":"deploy"}`:                                                         "Allowed: list deployments.apps in all namespaces with list_resources.\n",
+		`{"verb":"list","kind":"node"}`:                                                           "Allowed: list nodes with list_resources.\n",
+		`{"verb":"create","kind":"pod","namespace":"shop","name":"web","subresource":"eviction"}`: "Denied: create pods/eviction shop/web with evict_pod.\n",
+		`{"verb":"get","kind":"pod","namespace":"shop","name":"web","subresource":"log"}`:         "Allowed: get pods/log shop/web with get_pod_logs.\n",
+		`{"verb":"delete","kind":"pod","namespace":"shop","name":"web"}`:                          "Asks for approval by 2 of operators: delete pods shop/web with delete_resource.\nRules: deletions\n",
+		`{"verb":"create","kind":"pod","namespace":"shop"}`:                                       "Denied: create pods in namespace shop with create_resource.\nRules: no-pods\nReason: Pods are made by Deployments.\nNo name is given",
+		`{"verb":"patch","kind":"deploy","namespace":"shop","name":"web","subresource":"scale"}`:  "Not denied so far: it hangs on what the object or its namespace holds, which is looked at when the call is made: patch deployments.apps/scale shop/web with scale_deployment.\n",
+		`{"verb":"apply","kind":"node","name":"n1"}`:                                              "Not denied so far: it hangs on what the object or its namespace holds, which is looked at when the call is made: apply nodes n1 with apply_manifest.\n",
 	} {
 		text, err := answer(t, "check_access", args)
 		if err != nil || !strings.HasPrefix(text, want) || !strings.HasSuffix(text, "This is policy alone: the cluster's own RBAC, quotas and admission were not asked.\n") {
 			t.Errorf("%s: %v\n%s", args, err, text)
+		}
+		changes := strings.Contains(args, "create") && !strings.Contains(args, "eviction") || strings.Contains(args, "patch") || strings.Contains(args, "apply")
+		if said := strings.Contains(text, "What the change contains was not looked at; diff_manifest does that.\n"); said != changes {
+			t.Errorf("%s\n%s", args, text)
+		}
+	}
+}
+
+// What is asked about has a body of its kind, which names the object and no more:
+// without one it would be about every field.
+func TestCheckAccessStandsIn(t *testing.T) {
+	for args, want := range map[string]string{
+		`{"verb":"patch","kind":"deploy","namespace":"shop","name":"web"}`:                        "/metadata/name",
+		`{"verb":"patch","kind":"deploy","namespace":"shop","name":"web","subresource":"scale"}`:  "/metadata/name",
+		`{"verb":"apply","kind":"deploy","namespace":"shop","name":"web"}`:                        "/apiVersion /kind /metadata/name",
+		`{"verb":"create","kind":"deploy","namespace":"shop"}`:                                    "/apiVersion /kind /metadata/name",
+		`{"verb":"create","kind":"pod","namespace":"shop","name":"web","subresource":"eviction"}`: "/apiVersion /kind /metadata/name /metadata/namespace",
+		`{"verb":"create","kind":"pod","namespace":"shop","name":"web","subresource":"exec"}`:     "",
+		`{"verb":"get","kind":"deploy","namespace":"shop","name":"web"}`:                          "",
+	} {
+		access := tool(t, "check_access")
+		h := held(t, access, inCluster)
+		decoded, err := access.Decode([]byte(args))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = access.Plan(t.Context(), h, decoded)
+		if got := strings.Join(h.judged.Fields(), " "); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", args, got, err, want)
+		}
+	}
+}
+
+func TestExplainPaths(t *testing.T) {
+	for field, want := range map[string]string{
+		"spec.template.spec": "spec.template.spec", ".spec.containers[*].image": "spec.containers.image", "spec.containers[0]": "spec.containers", "[*]": "",
+		`spec.containers[?(@.name=="a.b")].image`: "spec.containers.image",
+	} {
+		args := fmt.Sprintf(`{"kind":"deploy","field":%q}`, field)
+		if text, err := answer(t, "explain_resource", args); err != nil || text != "FIELD: "+want+", recursive false\n" {
+			t.Errorf("%s: %s, %v", field, text, err)
+		}
+	}
+}
+
+// Without a mark that it is data, text from the cluster must not look like more.
+func TestForeign(t *testing.T) {
+	for words, want := range map[string]string{
+		"unable to find specified revision 1": "unable to find specified revision 1",
+		"a\n\nb\tc\u202e\x1b[1md":             "a; b cd",
+		strings.Repeat("ü", MaxForeign):       strings.Repeat("ü", MaxForeign/2) + "...",
+	} {
+		var argument *ArgumentError
+		if err := Foreign(errors.New(words), MaxForeign); !errors.As(err, &argument) || err.Error() != want {
+			t.Errorf("%q: %q", words, err)
 		}
 	}
 }
@@ -263,8 +327,12 @@ apply configmaps shop/denied: policy denies it (rule no): No.
 	if _, err := answer(t, "diff_manifest", manifest("a", "down")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without a cluster there is no answer: %v", err)
 	}
-	large := Forecast{Asked: true, Diff: []action.Change{{Op: "add", Path: "/data/x", New: strings.Repeat("x", 2*maxForecast)}}}
-	if text := forecastText(action.Action{Verb: "patch"}, large); len(text) > maxForecast+200 || !strings.Contains(text, "(the first 16384 of 328") {
+	long := Forecast{Asked: true, Diff: []action.Change{{Op: "replace", Path: "/data/x", Old: strings.Repeat("ü", maxForecast), New: "y"}}}
+	if text := forecastText(action.Action{Verb: "patch"}, long); len(text) > 2*maxSide || !strings.Contains(text, "ü\n   (the first 1024 of 32771 bytes)\n   + \"y\"\n") {
+		t.Errorf("%d bytes: %s", len(text), text)
+	}
+	large := Forecast{Asked: true, Diff: slices.Repeat([]action.Change{{Op: "add", Path: "/data/x", New: strings.Repeat("x", maxSide-10)}}, 32)}
+	if text := forecastText(action.Action{Verb: "patch"}, large); len(text) > maxForecast+200 || !strings.Contains(text, "(the first 16384 of 33") {
 		t.Errorf("%d bytes: %s", len(text), text[len(text)-200:])
 	}
 }
@@ -275,7 +343,57 @@ func TestRolloutStatus(t *testing.T) {
 		t.Errorf("%s, %v", text, err)
 	}
 	text, err := answer(t, "get_rollout_status", args, kubectlRefuses, `deployment "web" exceeded its progress deadline`, "get deployments.apps shop/web", `{"spec":{"paused":true}}`)
-	if want := "The rollout has failed, or has none to follow: deployment \"web\" exceeded its progress deadline\nIt is paused: nothing more happens until resume_rollout."; err != nil || text != want {
+	if want := "The rollout has failed: deployment \"web\" exceeded its progress deadline\n" + whyNot + "\nIt is paused: nothing more happens until resume_rollout."; err != nil || text != want {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+func TestRolloutStatusWords(t *testing.T) {
+	const args = `{"kind":"deployment","namespace":"shop","name":"web"}`
+	for words, want := range map[string]string{
+		"rollout status is only available for RollingUpdate strategy type": "There is no rollout to follow: with updateStrategy OnDelete",
+		"object is odd": "How far the rollout is cannot be told: object is odd",
+	} {
+		if text, err := answer(t, "get_rollout_status", args, kubectlRefuses, words); err != nil || !strings.HasPrefix(text, want) {
+			t.Errorf("%s, %v", text, err)
+		}
+	}
+	text, err := answer(t, "get_rollout_status", args, kubectlWaits, `Waiting for deployment "web" rollout to finish: 0 of 1 updated replicas are available...`)
+	want := "The rollout is not over: Waiting for deployment \"web\" rollout to finish: 0 of 1 updated replicas are available...\n" + whyNot
+	if err != nil || text != want {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// A revision is told by its images, whichever object keeps it.
+func TestRolloutHistory(t *testing.T) {
+	const owned = `"creationTimestamp":"2026-03-14T10:00:00Z","ownerReferences":[{"uid":"u1","controller":true}]`
+	containers := func(image string) string {
+		return `{"template":{"spec":{"containers":[{"image":"` + image + `"},{"image":"side"}]}}}`
+	}
+	set := func(meta, image string) string {
+		return `{"metadata":{` + meta + `},"spec":` + containers(image) + `}`
+	}
+	text, err := answer(t, "get_rollout_history", `{"kind":"deploy","namespace":"shop","name":"web"}`,
+		"get deployments.apps shop/web", `{"metadata":{"uid":"u1"},"spec":{"selector":{"matchLabels":{"app":"web"}}}}`,
+		"list replicasets.apps in namespace shop", `{"items":[`+strings.Join([]string{
+			set(owned+`,"annotations":{"deployment.kubernetes.io/revision":"10","kubernetes.io/change-cause":"a newer\nsite"}`, "web:3"),
+			set(owned+`,"annotations":{"deployment.kubernetes.io/revision":"9"}`, "web:2"),
+			set(owned, "none"),
+			set(`"annotations":{"deployment.kubernetes.io/revision":"11"}`, "of-another"),
+		}, ",")+`]}`)
+	want := "REVISION      AGE   IMAGES       CHANGE-CAUSE\n9             120m  web:2, side  <none>\n10 (current)  120m  web:3, side  a newer site\n"
+	if err != nil || text != want {
+		t.Errorf("%v\n%s", err, text)
+	}
+	text, err = answer(t, "get_rollout_history", `{"kind":"ds","namespace":"shop","name":"agent"}`,
+		"get daemonsets.apps shop/agent", `{"metadata":{"uid":"u1"},"spec":{"selector":{"matchLabels":{"app":"agent"}}}}`,
+		"list controllerrevisions.apps in namespace shop", `{"items":[{"metadata":{`+owned+`},"revision":2,"data":{"spec":`+containers("agent:2")+`}}]}`)
+	want = "REVISION     AGE   IMAGES         CHANGE-CAUSE\n2 (current)  120m  agent:2, side  <none>\n"
+	if err != nil || text != want {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if text, err := answer(t, "get_rollout_history", `{"kind":"deploy","namespace":"shop","name":"web"}`); err != nil || text != "No revisions found." {
 		t.Errorf("%s, %v", text, err)
 	}
 }
@@ -313,6 +431,24 @@ func TestListEvents(t *testing.T) {
 	if text, err := answer(t, "list_events", `{"namespace":"shop"}`, key, `{"items":[]}`); err != nil || text != "No events found.\n" {
 		t.Errorf("%q, %v", text, err)
 	}
+	// What lives in no namespace has its events in namespace default.
+	for _, args := range []string{`{"kind":"node","name":"n1"}`, `{"kind":"Node","namespace":"shop"}`} {
+		text, err := answer(t, "list_events", args, "list events in namespace default", list("", one("n1", "Normal", "NodeReady", "is ready", "2026-03-14T11:00:00Z", "2026-03-14T11:59:00Z", 1)))
+		says(t, text, "NodeReady", "\nA Node lives in no namespace: its events are those in namespace default.\n")
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if text, err := answer(t, "list_events", `{"kind":"node","all_namespaces":true}`, "list events", list("")); err != nil || text != "No events found.\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	// Pods that cannot be created have another name each time.
+	text, err = answer(t, "list_events", `{"namespace":"shop"}`, key, list("",
+		one("web", "Warning", "FailedCreate", `pods "web-bcd42" is forbidden`, "2026-03-14T11:00:00Z", "2026-03-14T11:00:00Z", 1),
+		one("web", "Warning", "FailedCreate", `pods "web-x7k2p" is forbidden`, "2026-03-14T11:59:00Z", "2026-03-14T11:59:00Z", 1)))
+	if err != nil || strings.Contains(text, "bcd42") || !strings.Contains(text, "60s (x2 over 60m)") {
+		t.Errorf("%v\n%s", err, text)
+	}
 	// What is asked is what was meant, and nothing else.
 	h := held(t, tool(t, "list_events"), inCluster)
 	args, _ := h.tool.Decode([]byte(`{"namespace":"shop","kind":"deploy","name":"web"}`))
@@ -323,9 +459,13 @@ func TestListEvents(t *testing.T) {
 
 func TestFields(t *testing.T) {
 	object := map[string]any{
-		"spec": map[string]any{"replicas": int64(3), "list": []any{map[string]any{"name": "a", "on": true}, map[string]any{"name": "b"}}, "text": "x\ny", "none": nil},
+		"metadata": map[string]any{"labels": map[string]any{"app.kubernetes.io/name": "shop"}},
+		"spec":     map[string]any{"replicas": int64(3), "list": []any{map[string]any{"name": "a", "on": true}, map[string]any{"name": "b"}}, "text": "x\ny", "none": nil},
 	}
 	for path, want := range map[string]string{
+		"metadata.labels['app.kubernetes.io/name']": "shop", `metadata.labels["app.kubernetes.io/name"]`: "shop", `{.metadata.labels['app\.kubernetes\.io/name']}`: "shop",
+		`metadata.labels.app\.kubernetes\.io/name`: "shop", "items[*].spec.replicas": "3", "{.items[*].spec.replicas}": "3",
+		"REPLICAS:.spec.replicas": "3", "THE NAME:{.spec.list[0].name}": "a", `NAME:metadata.labels["app.kubernetes.io/name"]`: "shop", "spec.list[0:1].name": "a",
 		"spec.replicas": "3", "{.spec.list[*].name}": `["a","b"]`, "$.spec.list[0]": `{"name":"a","on":true}`, "spec.list[7].name": "<none>",
 		`{.spec.list[?(@.name=="b")].name}`: "b", "spec.absent.deeper": "<none>", "spec.text": "x y", "spec.none": "<none>", ".spec['replicas']": "3",
 	} {
@@ -398,8 +538,19 @@ func TestFieldsAreMasked(t *testing.T) {
 			t.Errorf("got\n%s", text)
 		}
 	}
-	if want := "NAMESPACE  NAME  DATA.PASSWORD  DATA  "; !strings.HasPrefix(several, want) {
+	if want := "NAMESPACE  NAME  data.password  data  "; !strings.HasPrefix(several, want) {
 		t.Errorf("got %q", several)
+	}
+}
+
+// A path that leads nowhere is told from a value that some objects lack.
+func TestFieldsThatAreNowhere(t *testing.T) {
+	list := podsIn
+	list.Options.Fields = []string{".spec.nodename", ".spec.nodeName"}
+	got, err := renderList([]Response{{Action: list, Body: []byte(`{"items":[{"metadata":{"name":"a"},"spec":{"nodeName":"n1"}},{"metadata":{"name":"b"}}]}`)}})
+	want := "NAME  spec.nodename  spec.nodeName\na     <none>         n1\nb     <none>         <none>\nNo object shown has spec.nodename.\n"
+	if err != nil || got != want {
+		t.Errorf("%v\n%s", err, got)
 	}
 }
 
@@ -409,12 +560,12 @@ func TestRenderListOfFields(t *testing.T) {
 	body := `{"metadata":{"continue":"abc","remainingItemCount":4998},"items":[
 		{"metadata":{"name":"a"},"spec":{"nodeName":"n1","containers":[{"image":"x"},{"image":"y"}]}},{"metadata":{"name":"b"}}]}`
 	got, err := renderList([]Response{{Action: list, Body: []byte(body)}})
-	want := "NAME  SPEC.NODENAME  SPEC.CONTAINERS[*].IMAGE\na     n1             [\"x\",\"y\"]\nb     <none>         <none>\n" +
+	want := "NAME  spec.nodeName  spec.containers[*].image\na     n1             [\"x\",\"y\"]\nb     <none>         <none>\n" +
 		"2 of 5000 shown. Narrow with label_selector or field_selector, or go on with continue: abc\n"
 	if err != nil || got != want {
 		t.Errorf("%v\n%s", err, got)
 	}
-	if got, err := renderList([]Response{{Action: list, Body: []byte(`{"items":[]}`)}}); err != nil || got != "No pods found in namespace shop." {
+	if got, err := renderList([]Response{{Action: list, Body: []byte(`{"items":[]}`)}}); err != nil || got != "No pods found in namespace shop (list_namespaces shows which there are)." {
 		t.Errorf("%q, %v", got, err)
 	}
 	if _, err := renderList([]Response{{Action: list, Body: []byte(`"x"}]}`), Omitted: 40 << 20}}); err == nil || !strings.HasPrefix(err.Error(), "the objects are 41943046 bytes together") {

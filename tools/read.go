@@ -62,7 +62,7 @@ func listResources() *Tool {
 	return define(Tool{
 		Name:        "list_resources",
 		Title:       "List resources",
-		Description: "Lists objects of one kind as a table, as kubectl get does. Says how many there are and how to go on.",
+		Description: "Lists objects of one kind as a table, as kubectl get does. Says whether there are more, and how to go on.",
 		Scopes:      []action.Scope{{Verbs: []string{action.List}}},
 	}, func(s *jsonschema.Schema) {
 		limitRange(s)

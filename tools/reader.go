@@ -92,6 +92,9 @@ type Verdict struct {
 	Approvers []string
 }
 
+// ErrNothingAllowed says that policy allows the caller nothing in a cluster.
+var ErrNothingAllowed = errors.New("policy allows you nothing there")
+
 // ErrNoCluster says that a Plan hangs on what a cluster holds, where there is none to ask.
 var ErrNoCluster = errors.New("what this call would do hangs on what the cluster holds, and no cluster is asked here")
 

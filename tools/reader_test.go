@@ -17,6 +17,7 @@ type holding struct {
 	tool    *Tool
 	answers map[string]string
 	asked   []string
+	judged  action.Action // what policy was asked about last
 }
 
 func (h *holding) Read(_ context.Context, a action.Action) (Response, error) {

@@ -2,7 +2,9 @@ package tools
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -20,7 +22,7 @@ import (
 // default width only, as kubectl get does.
 func renderTable(responses []Response) (string, error) {
 	r := responses[0]
-	var table metav1.Table
+	var table tableBody
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Body, &table); err != nil {
 		return "", fmt.Errorf("reading the table: %w", err)
 	}
@@ -36,7 +38,10 @@ func renderTable(responses []Response) (string, error) {
 	if namespaces {
 		cells = append(cells, "NAMESPACE")
 	}
-	for _, column := range table.ColumnDefinitions {
+	// A custom resource can have a column of passwords.
+	secret := make([]bool, len(table.ColumnDefinitions))
+	for i, column := range table.ColumnDefinitions {
+		secret[i] = audit.MaskNamed(column.Name, likeASecret) == audit.Masked
 		if column.Priority == 0 {
 			cells = append(cells, strings.ToUpper(column.Name))
 		}
@@ -45,24 +50,59 @@ func renderTable(responses []Response) (string, error) {
 	for _, row := range table.Rows {
 		cells = cells[:0]
 		if namespaces {
-			cells = append(cells, rowNamespace(row))
+			cells = append(cells, row.namespace())
 		}
 		for i, cell := range row.Cells {
 			if i < len(table.ColumnDefinitions) && table.ColumnDefinitions[i].Priority == 0 {
-				cells = append(cells, cellText(cell))
+				text := cellText(cell)
+				if secret[i] {
+					text = audit.MaskNamed(table.ColumnDefinitions[i].Name, text)
+				}
+				cells = append(cells, text)
 			}
 		}
 		if !rows.add(cells) {
 			break
 		}
 	}
-	return rows.list(len(table.Rows), table.ListMeta), nil
+	return rows.list(r.Action, len(table.Rows), table.ListMeta), nil
+}
+
+// tableBody is what is shown of a metav1.Table. Rows make up nearly all of it, and
+// what the whole type has beside their cells takes a third longer to decode.
+type tableBody struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ListMeta   `json:"metadata"`
+	ColumnDefinitions []struct {
+		Name     string `json:"name"`
+		Priority int32  `json:"priority"`
+	} `json:"columnDefinitions"`
+	Rows []tableRow `json:"rows"`
+}
+
+type tableRow struct {
+	Cells []any `json:"cells"`
+	// Object says which namespace a row is of, where it is a table over all.
+	Object *struct {
+		Metadata struct {
+			Namespace string `json:"namespace"`
+		} `json:"metadata"`
+	} `json:"object"`
+}
+
+// namespace reads it from the row's metadata, which the server sends as a
+// PartialObjectMetadata when it is asked for tables over all namespaces.
+func (r tableRow) namespace() string {
+	if r.Object == nil {
+		return "?"
+	}
+	return r.Object.Metadata.Namespace
 }
 
 func noneFound(a action.Action) string {
 	where := ""
 	if a.Namespace != "" {
-		where = " in namespace " + a.Namespace
+		where = " in namespace " + a.Namespace + " (list_namespaces shows which there are)"
 	}
 	return "No " + a.Resource.GroupResource() + " found" + where + "."
 }
@@ -72,6 +112,7 @@ type rows struct {
 	b     strings.Builder
 	w     *tabwriter.Writer
 	bytes int
+	cut   bool // a cell is not whole
 }
 
 // add takes one row, and reports whether one more could be shown.
@@ -79,6 +120,9 @@ func (r *rows) add(cells []string) bool {
 	if r.w == nil {
 		r.w = tabwriter.NewWriter(&r.b, 0, 0, 2, ' ', 0)
 	}
+	r.cut = r.cut || slices.ContainsFunc(cells, func(cell string) bool {
+		return strings.HasSuffix(cell, "...") && utf8.RuneCountInString(cell) == maxCell+len("...")
+	})
 	n, _ := fmt.Fprintln(r.w, strings.Join(cells, "\t")) // into memory
 	r.bytes += n
 	return r.bytes <= maxBytes
@@ -95,13 +139,19 @@ func (r *rows) table() (text string, shown int) {
 }
 
 // list is the table of what one list request has fetched, and says how much of all it is.
-func (r *rows) list(fetched int, meta metav1.ListMeta) string {
+func (r *rows) list(a action.Action, fetched int, meta metav1.ListMeta) string {
 	text, shown := r.table()
+	if r.cut {
+		text += fmt.Sprintf("Cells are cut at %d characters; get_resource shows one whole.\n", maxCell)
+	}
 	if shown < fetched {
 		text += fmt.Sprintf("Cut at %d of the %d fetched: narrow with label_selector, field_selector or limit.\n", shown, fetched)
 	}
-	if meta.RemainingItemCount != nil && *meta.RemainingItemCount > 0 {
-		text += fmt.Sprintf("%d of %d shown.", shown, int64(fetched)+*meta.RemainingItemCount)
+	left := meta.RemainingItemCount
+	if left != nil && *left > 0 && a.Options.Continue != "" { // how many came before is not known
+		text += fmt.Sprintf("%d more shown, %d left.", shown, int64(fetched-shown)+*left)
+	} else if left != nil && *left > 0 {
+		text += fmt.Sprintf("%d of %d shown.", shown, int64(fetched)+*left)
 	} else if meta.Continue != "" {
 		text += fmt.Sprintf("%d shown, and there are more.", shown)
 	}
@@ -111,16 +161,6 @@ func (r *rows) list(fetched int, meta metav1.ListMeta) string {
 	return text
 }
 
-// rowNamespace reads the namespace from the row's metadata, which the server
-// sends as a PartialObjectMetadata when it is asked for tables over all namespaces.
-func rowNamespace(row metav1.TableRow) string {
-	var partial metav1.PartialObjectMetadata
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(row.Object.Raw, &partial); err != nil {
-		return "?"
-	}
-	return partial.Namespace
-}
-
 // cellText is a cell on one line; one without a value is empty, as in kubectl get.
 func cellText(cell any) string {
 	if cell == nil {
@@ -128,10 +168,16 @@ func cellText(cell any) string {
 	}
 	text := strings.Join(strings.Fields(fmt.Sprint(cell)), " ")
 	if utf8.RuneCountInString(text) > maxCell {
+		text = audit.MaskText(text) // what a cut leaves of a secret is not known for one
+	}
+	if utf8.RuneCountInString(text) > maxCell {
 		text = string([]rune(text)[:maxCell]) + "..." // every row is padded to the widest
 	}
 	return text
 }
+
+// likeASecret is what is masked under a name that says so, and nowhere else.
+const likeASecret = "h8Gq2Lw0Zk3x9VtR"
 
 // maxCell bounds one cell of a table, in characters.
 const maxCell = 120
@@ -161,7 +207,7 @@ func renderList(responses []Response) (string, error) {
 	}
 	head := []string{"NAME"}
 	for _, column := range columns {
-		head = append(head, strings.ToUpper(column.path))
+		head = append(head, column.path)
 	}
 	namespaces := r.Action.Resource.Namespaced && r.Action.Namespace == ""
 	if namespaces {
@@ -169,16 +215,18 @@ func renderList(responses []Response) (string, error) {
 	}
 	var rows rows
 	rows.add(head)
+	found := make([]bool, len(columns))
 	for _, object := range list.Items {
 		// Masked before anything is selected: no path leads past it.
 		object = audit.MaskObject(object, isSecret(r.Action))
 		meta, _ := object["metadata"].(map[string]any)
 		cells := []string{cellText(meta["name"])}
-		for _, column := range columns {
+		for i, column := range columns {
 			value, err := column.of(object)
 			if err != nil {
 				return "", err
 			}
+			found[i] = found[i] || value != nil
 			cells = append(cells, fieldText(value))
 		}
 		if namespaces {
@@ -188,7 +236,13 @@ func renderList(responses []Response) (string, error) {
 			break
 		}
 	}
-	return rows.list(len(list.Items), list.Metadata), nil
+	text := rows.list(r.Action, len(list.Items), list.Metadata)
+	for i, column := range columns {
+		if !found[i] { // which is more often a slip in the path than a fact
+			text = strings.TrimSuffix(text, "\n") + fmt.Sprintf("\nNo object shown has %s.\n", column.path)
+		}
+	}
+	return text, nil
 }
 
 func isSecret(a action.Action) bool { return a.Resource.GroupResource() == "secrets" }
@@ -204,13 +258,19 @@ func renderObject(responses []Response) (string, error) {
 		delete(meta, "managedFields")
 		if annotations, ok := meta["annotations"].(map[string]any); ok {
 			delete(annotations, "kubectl.kubernetes.io/last-applied-configuration")
+			if len(annotations) == 0 {
+				delete(meta, "annotations")
+			}
 		}
 	}
 	object = audit.MaskObject(object, isSecret(responses[0].Action))
 	paths := responses[0].Action.Options.Fields
 	if paths == nil {
 		text, err := yamlText(object)
-		return cutEnd(text, "name what you need in fields, such as metadata.labels"), err
+		if len(text) > maxBytes {
+			text = cutEnd(text, "name what you need in fields, such as metadata.labels") + sizes(object)
+		}
+		return text, err
 	}
 	selected, err := parseFields(paths)
 	if err != nil {
@@ -226,9 +286,47 @@ func renderObject(responses []Response) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		b.WriteString(text)
+		left := maxBytes - b.Len()
+		switch {
+		case len(text) <= left:
+			b.WriteString(text)
+			continue
+		case left <= 0:
+			fmt.Fprintf(&b, "(%s is %d bytes and not shown: name less in fields)\n", f.path, len(text))
+			continue
+		}
+		fmt.Fprintf(&b, "%s\n(%s is %d bytes; the first %d are shown)\n", strings.ToValidUTF8(text[:left], ""), f.path, len(text), left)
+		if keys, ok := value.(map[string]any); ok {
+			b.WriteString(sizes(keys))
+		}
 	}
-	return cutEnd(b.String(), "name less in fields"), nil
+	return b.String(), nil
+}
+
+// maxSizes bounds how many keys of a map are told by their size.
+const maxSizes = 20
+
+// sizes says which keys make a map large, the largest first.
+func sizes(object map[string]any) string {
+	size := map[string]int{}
+	for key, value := range object {
+		text, _ := yamlText(value) // what does not become YAML has been told before
+		size[key] = len(text)
+	}
+	keys := slices.SortedFunc(maps.Keys(size), func(a, b string) int {
+		return cmp.Or(cmp.Compare(size[b], size[a]), strings.Compare(a, b))
+	})
+	text := "(bytes by key: "
+	for i, key := range keys[:min(len(keys), maxSizes)] {
+		if i > 0 {
+			text += ", "
+		}
+		text += fmt.Sprintf("%s %d", cellText(key), size[key])
+	}
+	if more := len(keys) - maxSizes; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text + ")\n"
 }
 
 func yamlText(value any) (string, error) {

@@ -41,6 +41,8 @@ func inNamespace(row, namespace string) string {
 }
 
 func TestRenderTable(t *testing.T) {
+	goesOn := podsIn
+	goesOn.Options.Continue = "handle"
 	for _, row := range []struct {
 		name   string
 		action action.Action
@@ -56,11 +58,14 @@ func TestRenderTable(t *testing.T) {
 			"shop       web-1  1/1    Running           2 (5m ago)  3d\n" +
 			"prod       db-0   0/1    ImagePullBackOff  0           12h\n" +
 			"?          web-1  1/1    Running           2 (5m ago)  3d\n"},
-		{"none", podsIn, podTable(""), "No pods found in namespace shop."},
+		{"none", podsIn, podTable(""), "No pods found in namespace shop (list_namespaces shows which there are)."},
 		{"none anywhere", podsAll, podTable(""), "No pods found."},
 		{"the first of more, counted", podsIn, podTable(`,"continue":"abc","remainingItemCount":4999`, webRow), "" +
 			"NAME   READY  STATUS   RESTARTS    AGE\nweb-1  1/1    Running  2 (5m ago)  3d\n" +
 			"1 of 5000 shown. Narrow with label_selector or field_selector, or go on with continue: abc\n"},
+		{"the second part of more, counted", goesOn, podTable(`,"continue":"abc","remainingItemCount":33`, webRow, dbRow), "" +
+			"NAME   READY  STATUS            RESTARTS    AGE\nweb-1  1/1    Running           2 (5m ago)  3d\ndb-0   0/1    ImagePullBackOff  0           12h\n" +
+			"2 more shown, 33 left. Narrow with label_selector or field_selector, or go on with continue: abc\n"},
 		{"the first of more, with a selector", podsIn, podTable(`,"continue":"abc"`, webRow), "" +
 			"NAME   READY  STATUS   RESTARTS    AGE\nweb-1  1/1    Running  2 (5m ago)  3d\n" +
 			"1 shown, and there are more. Narrow with label_selector or field_selector, or go on with continue: abc\n"},
@@ -112,7 +117,7 @@ func TestRenderTableCuts(t *testing.T) {
 
 	// One cell that is too large does not make every row as wide.
 	got, err = renderTable([]Response{{Action: podsIn, Body: []byte(podTable("", `{"cells":["`+strings.Repeat("x", 2*maxBytes)+`"]}`, `{"cells":["b"]}`))}})
-	if want := strings.Repeat("x", maxCell) + "...\nb\n"; err != nil || !strings.HasSuffix(got, want) {
+	if want := strings.Repeat("x", maxCell) + "...\nb\nCells are cut at 120 characters; get_resource shows one whole.\n"; err != nil || !strings.HasSuffix(got, want) {
 		t.Errorf("%v\n%s", err, got)
 	}
 }
@@ -149,7 +154,6 @@ data:
   user: '***'
 kind: Secret
 metadata:
-  annotations: {}
   name: db
 stringData:
   x: '***'
@@ -180,11 +184,46 @@ func TestRenderObjectCuts(t *testing.T) {
 	if err != nil || !found || len(text) > maxBytes || len(text) < maxBytes-4 {
 		t.Fatalf("%d bytes, %v", len(text), err)
 	}
-	if want := fmt.Sprintf("the first %d of %d bytes; to see less: name what you need in fields, such as metadata.labels)\n", len(text), 2*maxBytes+len("data: \n")); note != want {
+	if want := fmt.Sprintf("the first %d of %d bytes; to see less: name what you need in fields, such as metadata.labels)\n(bytes by key: data %d)\n", len(text), 2*maxBytes+len("data: \n"), 2*maxBytes+1); note != want {
 		t.Errorf("the note is %q; want %q", note, want)
 	}
 	if strings.Trim(text, "ü") != "data: " {
 		t.Errorf("cut within a character: %q", text[len(text)-4:])
+	}
+}
+
+// Of a field that is larger than what is shown, it is said how large and of what.
+func TestRenderFieldCuts(t *testing.T) {
+	data := map[string]any{"large.txt": strings.Repeat("x", 2*maxBytes), "small": "y"}
+	for i := range 2 * maxSizes {
+		data[fmt.Sprintf("key-%d", i)] = ""
+	}
+	body, _ := json.Marshal(map[string]any{"metadata": map[string]any{"name": "a"}, "data": data})
+	get := getCM
+	get.Options.Fields = []string{".metadata.name", ".data", ".data['large.txt']", ".metadata.name"}
+	got, err := renderObject([]Response{{Action: get, Body: body}})
+	if err != nil || len(got) > maxBytes+1500 {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	says(t, got, "metadata.name: a\n", "\n(data is 66", "bytes; the first 32751 are shown)\n", "(bytes by key: large.txt 65537, small 4, key-0 3, ", ", and 22 more)\n",
+		"\n(data['large.txt'] is 65556 bytes and not shown: name less in fields)\n(metadata.name is 17 bytes and not shown: name less in fields)\n")
+}
+
+func TestRenderDeleted(t *testing.T) {
+	const status = `{"kind":"Status","status":"Success"}`
+	for body, want := range map[string]string{
+		status:                      "deleted",
+		``:                          "deleted",
+		`{"metadata":{"name":"a"}}`: "deleted", // as it was before
+		`{"metadata":{"deletionTimestamp":"2026-03-14T12:00:00Z","deletionGracePeriodSeconds":0}}`:                                  "deleted",
+		`{"metadata":{"deletionTimestamp":"2026-03-14T12:00:30Z","deletionGracePeriodSeconds":30}}`:                                 "is being deleted",
+		`{"metadata":{"deletionTimestamp":"2026-03-14T12:00:00Z","deletionGracePeriodSeconds":0,"finalizers":["a.example/b","c"]}}`: "is being deleted; waits for finalizers a.example/b, c",
+		`{"metadata":{"deletionTimestamp":"2026-03-14T12:00:00Z"},"spec":{"finalizers":["kubernetes"]}}`:                            "is being deleted; waits for finalizers kubernetes",
+	} {
+		got, err := tool(t, "delete_resource").Render([]Response{{Action: getCM, Body: []byte(body)}})
+		if err != nil || got != "configmaps shop/a "+want {
+			t.Errorf("%s: %q, %v; want %s", body, got, err, want)
+		}
 	}
 }
 
@@ -238,5 +277,19 @@ func TestRenderChange(t *testing.T) {
 		if got, err := renderChange("changed")([]Response{{Action: a, Body: []byte(`<html>`)}}); err == nil {
 			t.Errorf("%s: an answer that cannot be read is shown as %q", a, got)
 		}
+	}
+}
+
+// A table's cells are masked before they are cut, and under the names of their columns.
+func TestTableIsMasked(t *testing.T) {
+	token := "gh" + "p_" + strings.Repeat("aB3dE5fG7h", 4)[:36]
+	body := fmt.Sprintf(`{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{},"columnDefinitions":[{"name":"Name","priority":0},{"name":"Password","priority":0},{"name":"Message","priority":0}],
+		"rows":[{"cells":["gear","hunter2-Of-The-Test9",%q]}]}`, strings.Repeat("word ", 18)+token)
+	text, err := renderTable([]Response{{Action: podsIn, Body: []byte(body)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(text, "hunter2") || strings.Contains(text, token[:12]) || !strings.Contains(text, "gear") || strings.Count(text, "***") != 2 {
+		t.Errorf("shown as %s", text)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -108,6 +109,21 @@ func BadArgument(format string, args ...any) error {
 	return &ArgumentError{fmt.Sprintf(format, args...)}
 }
 
+// MaxForeign bounds what other code says within an ArgumentError, in bytes.
+const MaxForeign = 500
+
+// Foreign makes an ArgumentError of what other code says, such as kubectl's. Text
+// from the cluster can stand in it, and nothing marks an ArgumentError as data: it
+// is one line of visible characters, of no more than most bytes.
+func Foreign(err error, most int) error {
+	lines := strings.FieldsFunc(plainText([]byte(err.Error())), func(r rune) bool { return r == '\n' })
+	text := strings.Join(strings.Fields(strings.Join(lines, "; ")), " ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "..."
+	}
+	return &ArgumentError{text}
+}
+
 // All lists every tool, for a server that governs these clusters. With more
 // than one, every tool about a cluster takes a cluster argument.
 func All(clusters []string) []*Tool {
@@ -139,11 +155,6 @@ func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx conte
 	if adjust != nil {
 		adjust(schema)
 	}
-	for _, property := range schema.Properties {
-		if property.Type == "string" && property.MaxLength == nil {
-			property.MaxLength = jsonschema.Ptr(maxText)
-		}
-	}
 	t.Schema, _ = json.Marshal(schema)
 	t.render = render
 	t.plan = func(ctx context.Context, r Reader, cluster string, args map[string]any) (Call, error) {
@@ -157,7 +168,8 @@ func define[In any](t Tool, adjust func(*jsonschema.Schema), plan func(ctx conte
 }
 
 // maxText bounds an argument that has no bound of its own, in characters. The
-// longest that somebody needs is the handle of a list that goes on.
+// longest that somebody needs is the handle of a list that goes on. It is not in
+// the schema that clients see: nobody comes near it, and everybody would read it.
 const maxText = 4096
 
 // finish adds the cluster argument where there is a choice, and compiles the schema.
@@ -165,7 +177,7 @@ func (t *Tool) finish(clusters []string) {
 	t.clusters = clusters
 	var schema jsonschema.Schema
 	err := json.Unmarshal(t.Schema, &schema)
-	if err == nil && len(clusters) > 1 && len(t.Scopes) > 0 && !t.everywhere {
+	if err == nil && len(clusters) > 1 && t.aboutCluster() {
 		values := make([]any, len(clusters))
 		for i, c := range clusters {
 			values[i] = c
@@ -177,6 +189,11 @@ func (t *Tool) finish(clusters []string) {
 		t.names = slices.Sorted(maps.Keys(schema.Properties))
 		t.Schema, err = json.Marshal(&schema)
 	}
+	for _, property := range schema.Properties {
+		if property.Type == "string" && property.MaxLength == nil {
+			property.MaxLength = jsonschema.Ptr(maxText)
+		}
+	}
 	if err == nil {
 		t.resolved, err = schema.Resolve(nil)
 	}
@@ -184,6 +201,9 @@ func (t *Tool) finish(clusters []string) {
 		panic(fmt.Sprintf("tool %s: %v", t.Name, err))
 	}
 }
+
+// aboutCluster reports whether a call is about one cluster.
+func (t *Tool) aboutCluster() bool { return len(t.Scopes) > 0 && !t.everywhere }
 
 // MayRead refuses a request that the tool has not said it may make while it plans.
 func (t *Tool) MayRead(a action.Action) error {
@@ -238,6 +258,18 @@ func (t *Tool) Decode(raw []byte) (map[string]any, error) {
 	if args == nil {
 		args = map[string]any{}
 	}
+	if given, named := args["cluster"]; named && len(t.clusters) == 1 && t.aboutCluster() {
+		// There is nothing to choose, and yet it is no mistake to name it.
+		if given != t.clusters[0] {
+			return nil, BadArgument("argument cluster: this server governs %s alone; leave cluster out", t.clusters[0])
+		}
+		delete(args, "cluster")
+	}
+	if kind, bounded := t.resolved.Schema().Properties["kind"]; bounded && kind.Enum != nil {
+		if text, ok := args["kind"].(string); ok {
+			args["kind"] = workloadKind(text)
+		}
+	}
 	for name := range args {
 		if !slices.Contains(t.names, name) {
 			return nil, BadArgument("unknown argument %.100q; %s takes %s", name, t.Name, strings.Join(t.names, ", "))
@@ -270,7 +302,7 @@ func (t *Tool) explain(args map[string]any) string {
 		case property.Enum != nil && !slices.Contains(property.Enum, value):
 			wrong = append(wrong, fmt.Sprintf("argument %s is not one of %v", name, property.Enum))
 		case isNumber && property.Minimum != nil && (number < *property.Minimum || number > *property.Maximum):
-			wrong = append(wrong, fmt.Sprintf("argument %s is %v; from %v to %v is expected", name, number, *property.Minimum, *property.Maximum))
+			wrong = append(wrong, fmt.Sprintf("argument %s is %s; %s is expected", name, numberText(number), rangeText(*property.Minimum, *property.Maximum)))
 		case isText && property.MaxLength != nil && utf8.RuneCountInString(text) > *property.MaxLength:
 			wrong = append(wrong, fmt.Sprintf("argument %s is longer than %d characters", name, *property.MaxLength))
 		case property.Type == "array" || property.Type == "object":
@@ -313,6 +345,19 @@ func explainItems(name string, property *jsonschema.Schema, value any) []string 
 	return wrong[:min(len(wrong), 5)]
 }
 
+// noMaximum is the largest bound of a whole number that means that there is none:
+// beyond it a number in JSON need not be whole (RFC 8259, section 6).
+const noMaximum = 1 << 53
+
+func rangeText(low, high float64) string {
+	if high >= noMaximum {
+		return "at least " + numberText(low)
+	}
+	return fmt.Sprintf("from %s to %s", numberText(low), numberText(high))
+}
+
+func numberText(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
 var words = map[string]string{"string": "text", "boolean": "true or false", "integer": "a whole number", "array": "a list", "object": "an object"}
 
 func kindOf(value any) string {
@@ -341,17 +386,23 @@ func asNumber(value any) (float64, bool) {
 	return 0, false
 }
 
+// Cluster is the cluster that a call with these arguments is about; "" where it
+// is about none, or all.
+func (t *Tool) Cluster(args map[string]any) string {
+	if len(t.Scopes) == 0 || t.everywhere {
+		return ""
+	}
+	if given, ok := args["cluster"].(string); ok {
+		return given
+	}
+	return t.clusters[0]
+}
+
 // Plan says what the decoded arguments ask for. Every Action of the Plan lies
 // within the tool's Scopes, and its names are names and not paths.
 func (t *Tool) Plan(ctx context.Context, r Reader, args map[string]any) (Call, error) {
 	args = maps.Clone(args)
-	var cluster string
-	if len(t.Scopes) > 0 {
-		cluster = t.clusters[0]
-		if given, ok := args["cluster"].(string); ok {
-			cluster = given
-		}
-	}
+	cluster := t.Cluster(args)
 	given := t.Recordable(args)
 	delete(args, "cluster")
 	call, err := t.plan(ctx, r, cluster, args)

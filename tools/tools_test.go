@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -176,8 +177,16 @@ func TestClusterArgument(t *testing.T) {
 			t.Errorf("%s: %v; want %s", args, err, want)
 		}
 	}
-	if _, err := plan(t, tool(t, "scale_deployment"), `{"cluster":"local","namespace":"shop","name":"web","replicas":3}`); err == nil {
-		t.Error("with one cluster, a cluster argument is unknown")
+	// The only one may be named, and is left out of what is recorded.
+	call, err = plan(t, tool(t, "scale_deployment"), `{"cluster":"local","namespace":"shop","name":"web","replicas":3}`)
+	if err != nil || call.Plan.Actions[0].Cluster != "local" || call.Args["cluster"] != nil {
+		t.Errorf("got %+v, %v", call, err)
+	}
+	for _, other := range []string{`"east"`, `""`, `null`, `{}`, `["local"]`} {
+		_, err := plan(t, tool(t, "scale_deployment"), `{"cluster":`+other+`,"namespace":"shop","name":"web","replicas":3}`)
+		if want := "argument cluster: this server governs local alone; leave cluster out"; err == nil || err.Error() != want {
+			t.Errorf("%s: %v; want %s", other, err, want)
+		}
 	}
 }
 
@@ -373,5 +382,50 @@ func TestPlanOutsideScopes(t *testing.T) {
 	rogue.Scopes = []action.Scope{{Verbs: []string{action.List}}}
 	if call, err := plan(t, rogue, `{"kind":"pods","name":"web","namespace":"shop"}`); err == nil || len(call.Plan.Actions) != 0 {
 		t.Errorf("got %+v, %v", call, err)
+	}
+}
+
+// docs/tools.md names every tool, with each of its arguments and no other, and
+// says of each whether it may be left out.
+func TestToolsPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/tools.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range All([]string{"local"}) {
+		var schema struct {
+			Properties map[string]any
+			Required   []string
+		}
+		if err := json.Unmarshal(tool.Schema, &schema); err != nil {
+			t.Fatal(err)
+		}
+		var rows []string
+		for line := range strings.Lines(string(page)) {
+			if cells := strings.Split(line, "|"); len(cells) > 3 && strings.Contains(cells[1], "`"+tool.Name+"`") {
+				rows = append(rows, cells[2])
+			}
+		}
+		if len(rows) == 0 && len(tool.Scopes) == 0 && strings.Contains(string(page), "`"+tool.Name+"`") {
+			continue // the tools about operations stand in a sentence
+		}
+		if len(rows) != 1 {
+			t.Errorf("%s has %d rows", tool.Name, len(rows))
+			continue
+		}
+		for name := range schema.Properties {
+			written := "`" + name + "?`"
+			if slices.Contains(schema.Required, name) {
+				written = "`" + name + "`"
+			}
+			if name != "reason" && !strings.Contains(rows[0], written) {
+				t.Errorf("%s: its row does not have %s", tool.Name, written)
+			}
+		}
+		for _, written := range regexp.MustCompile("`([a-z_]+)\\??`").FindAllStringSubmatch(rows[0], -1) {
+			if schema.Properties[written[1]] == nil {
+				t.Errorf("%s: its row has %s, which it does not take", tool.Name, written[0])
+			}
+		}
 	}
 }

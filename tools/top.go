@@ -33,6 +33,7 @@ func metricsOf(ctx context.Context, r Reader, cluster, of string) (action.Resour
 type usage struct {
 	namespace, name string
 	cpu, memory     int64
+	unknown         bool // it is there, and nobody has measured it
 }
 
 func (u *usage) add(list corev1.ResourceList) {
@@ -218,12 +219,25 @@ func nodeUsage(metrics, nodes []byte, by string, limit int) (string, error) {
 		all[i].add(item.Usage)
 	}
 	sortUsage(all, by)
+	measured := map[string]bool{}
+	for _, u := range all {
+		measured[u.name] = true
+	}
+	for _, node := range there.Items {
+		if !measured[node.Metadata.Name] {
+			all = append(all, usage{name: node.Metadata.Name, unknown: true})
+		}
+	}
 	if nodes == nil {
 		return usageTable(all, []string{"NAME", "CPU", "MEMORY"}, limit, func(u usage) []string {
 			return []string{u.name, cpuText(u.cpu), memoryText(u.memory)}
 		}), nil
 	}
 	return usageTable(all, []string{"NAME", "CPU", "CPU%", "MEMORY", "MEMORY%"}, limit, func(u usage) []string {
+		if u.unknown {
+			const no = "<unknown>"
+			return []string{u.name, no, no, no, no}
+		}
 		of := allocatable[u.name]
 		return []string{u.name, cpuText(u.cpu), percent(u.cpu, of.cpu), memoryText(u.memory), percent(u.memory, of.memory)}
 	}), nil

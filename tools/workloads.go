@@ -24,6 +24,31 @@ var workloads = map[string]action.Resource{
 	"deployment": deployments, "statefulset": statefulSets, "daemonset": daemonSets, "cronjob": cronJobs,
 }
 
+// kindGroups are the words for kinds by which tools know them, each with its API group.
+var kindGroups = map[string]string{
+	"deployment": "apps", "statefulset": "apps", "daemonset": "apps", "replicaset": "apps", "cronjob": "batch", "job": "batch", "pod": "",
+}
+
+var shortKinds = map[string]string{
+	"deploy": "deployment", "sts": "statefulset", "ds": "daemonset", "rs": "replicaset", "cj": "cronjob", "po": "pod",
+}
+
+// workloadKind is the word for what people call a kind: "deployment" for
+// "Deployment", "deploy", "deployments.apps". What it does not know stays as it is.
+// Decode asks it about a kind argument that is one of some words, so no tool has to.
+func workloadKind(given string) string {
+	name, group, _ := strings.Cut(strings.ToLower(given), ".")
+	word, short := shortKinds[name]
+	if !short {
+		word = strings.TrimSuffix(name, "s")
+	}
+	of, known := kindGroups[word]
+	if !known || group != "" && strings.TrimPrefix(group, "v1.") != of {
+		return given
+	}
+	return word
+}
+
 // rollouts are the kinds that have revisions.
 var rollouts = []string{"deployment", "statefulset", "daemonset"}
 
@@ -161,7 +186,7 @@ func undoRollout() *Tool {
 			action.Scope{Verbs: []string{action.List}, Resource: "controllerrevisions.apps"}),
 	}, func(s *jsonschema.Schema) {
 		oneOf(s, "kind", rollouts...)
-		between(s, "to_revision", 1, 1<<53)
+		between(s, "to_revision", 1, noMaximum)
 		limitReason(s)
 	}, func(ctx context.Context, r Reader, cluster string, in undoRolloutInput) (Call, error) {
 		resource := workloads[in.Kind]
@@ -174,8 +199,31 @@ func undoRollout() *Tool {
 		if err != nil {
 			return Call{}, undoError(ctx, r, of, in.ToRevision, err)
 		}
+		if err := checkPatched(patch); err != nil { // a revision is an object that somebody can have written
+			return Call{}, err
+		}
 		return changeOne(patch, in.Reason)
-	}, renderChange("rolled back"))
+	}, renderRolledBack)
+}
+
+// renderRolledBack says which images are back: by them people know a revision.
+func renderRolledBack(responses []Response) (string, error) {
+	text, err := renderChange("rolled back")(responses)
+	if err != nil {
+		return "", err
+	}
+	var object struct {
+		Spec struct {
+			Template podSpec `json:"template"`
+		} `json:"spec"`
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(responses[0].Body, &object); err != nil {
+		return "", fmt.Errorf("reading the workload: %w", err)
+	}
+	if images := object.Spec.Template.images(); images != "" {
+		text += " to " + images
+	}
+	return text, nil
 }
 
 // undoError says which revisions there are where the one that is asked for is gone.
@@ -276,7 +324,22 @@ func setImage() *Tool {
 			},
 			Options: action.Options{PatchType: action.JSONPatch, FieldManager: FieldManager},
 		}, in.Reason)
-	}, renderChange("image set"))
+	}, renderImage)
+}
+
+// renderImage says which image the container has now: the request names both.
+func renderImage(responses []Response) (string, error) {
+	var container, image string
+	operations, _ := responses[0].Action.Body.([]any)
+	for _, operation := range operations {
+		switch one, _ := operation.(map[string]any); one["op"] {
+		case "test":
+			container, _ = one["value"].(string)
+		case "replace":
+			image, _ = one["value"].(string)
+		}
+	}
+	return renderChange(fmt.Sprintf("image of container %s set to %s", container, image))(responses)
 }
 
 // podSpec is the part of a pod template that names its containers.
@@ -288,7 +351,17 @@ type podSpec struct {
 }
 
 type named struct {
-	Name string `json:"name"`
+	Name  string `json:"name"`
+	Image string `json:"image"`
+}
+
+// images are those of the containers, not of those that only start them.
+func (p podSpec) images() string {
+	var images []string
+	for _, c := range p.Spec.Containers {
+		images = append(images, c.Image)
+	}
+	return strings.Join(images, ", ")
 }
 
 // findContainer finds a container by its name, or the only one, and says where it

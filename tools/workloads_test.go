@@ -104,7 +104,7 @@ func TestWorkloadsRefused(t *testing.T) {
 		{name: "no name", tool: "restart_rollout", args: `{"kind":"deployment","namespace":"shop","name":""}`, want: "name is empty"},
 
 		{name: "paused", tool: "undo_rollout", args: `{"kind":"deployment","namespace":"shop","name":"web"}`, answers: web(paused), want: "Deployment web is paused: resume_rollout first"},
-		{name: "revision 0", tool: "undo_rollout", args: `{"kind":"deployment","namespace":"shop","name":"web","to_revision":0}`, want: "argument to_revision is 0; from 1 to "},
+		{name: "revision 0", tool: "undo_rollout", args: `{"kind":"deployment","namespace":"shop","name":"web","to_revision":0}`, want: "argument to_revision is 0; at least 1 is expected"},
 		{name: "a revision that is gone", tool: "undo_rollout", args: `{"kind":"deployment","namespace":"shop","name":"web","to_revision":1}`,
 			answers: map[string]string{
 				kubectlRefuses: "unable to find specified revision 1 in history",
@@ -131,6 +131,56 @@ func TestWorkloadsRefused(t *testing.T) {
 			want: `there is no container "app": give one of web, side, fetch (init)`},
 		{name: "a kind without pods", tool: "set_image", args: `{"kind":"service","namespace":"shop","name":"web","image":"web:2"}`, want: "argument kind is not one of [deployment statefulset daemonset cronjob]"},
 	})
+}
+
+// People write kinds as kubectl takes them.
+func TestWorkloadKind(t *testing.T) {
+	for want, given := range map[string]string{
+		"deployment":  "deployment Deployment DEPLOYMENTS deploy deployments.apps deployment.v1.apps",
+		"statefulset": "StatefulSet statefulsets sts statefulsets.apps",
+		"daemonset":   "DaemonSet daemonsets ds",
+		"replicaset":  "ReplicaSet rs",
+		"cronjob":     "CronJob cronjobs cj cronjobs.batch",
+		"job":         "Job jobs jobs.batch",
+		"pod":         "Pod pods po",
+	} {
+		for _, one := range strings.Fields(given) {
+			if got := workloadKind(one); got != want {
+				t.Errorf("%s is %s, not %s", one, got, want)
+			}
+		}
+	}
+	for _, one := range []string{"", "s", "deployments.example.com", "jobs.apps", "Service", "deployment s", "."} {
+		if got := workloadKind(one); got != one {
+			t.Errorf("%q has become %q", one, got)
+		}
+	}
+	for name, args := range map[string]string{
+		"set_image": `,"image":"web:2"`, "restart_rollout": "", "undo_rollout": "", "get_rollout_status": "", "get_rollout_history": "",
+	} {
+		args = `{"kind":"Deployments.apps","namespace":"shop","name":"web"` + args + "}"
+		if got, err := tool(t, name).Decode([]byte(args)); err != nil || got["kind"] != "deployment" {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// What a change made of a workload is said by its images.
+func TestRenderImages(t *testing.T) {
+	call, err := planIn(t, tool(t, "set_image"), map[string]string{"get deployments.apps shop/web": containers},
+		`{"kind":"deploy","namespace":"shop","name":"web","container":"side","image":"side:2"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tool(t, "set_image").Render([]Response{{Action: call.Plan.Actions[0], Body: []byte("{}")}})
+	if want := "deployments.apps shop/web image of container side set to side:2"; err != nil || got != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	undone := Response{Action: call.Plan.Actions[0], Body: []byte(`{"spec":{"template":{"spec":{"containers":[{"name":"web","image":"web:1"},{"name":"side","image":"side:1"}]}}}}`)}
+	got, err = tool(t, "undo_rollout").Render([]Response{undone})
+	if want := "deployments.apps shop/web rolled back to web:1, side:1"; err != nil || got != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
 }
 
 // A container is changed where it stands, and only if it still stands there.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ func (c *cluster) serveNodes(kwokAddress string) (port int, err error) {
 		return 0, fmt.Errorf("serving the nodes: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", serveExec)
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", serveExec(filepath.Join(c.dir, "pod.log")))
 	mux.Handle("/", httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: kwokAddress}))
 
 	c.nodeFailed = make(chan error, 1)
@@ -45,7 +46,12 @@ func (c *cluster) serveNodes(kwokAddress string) (port int, err error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-func serveExec(w http.ResponseWriter, r *http.Request) {
+// serveExec answers exec; podLog is the file that all pods' logs come from.
+func serveExec(podLog string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { answerExec(w, r, podLog) }
+}
+
+func answerExec(w http.ResponseWriter, r *http.Request, podLog string) {
 	streams, err := remotecommand.NewOptions(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -56,18 +62,18 @@ func serveExec(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no command", http.StatusBadRequest)
 		return
 	}
-	remotecommand.ServeExec(w, r, executor{namespace: r.PathValue("namespace")},
+	remotecommand.ServeExec(w, r, executor{namespace: r.PathValue("namespace"), log: podLog},
 		r.PathValue("pod"), "", r.PathValue("container"), argv, streams,
 		time.Hour, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 // executor runs simulated commands where a container runtime would run real ones.
-type executor struct{ namespace string }
+type executor struct{ namespace, log string }
 
 func (e executor) ExecInContainer(ctx context.Context, pod, _, container string, argv []string,
 	in io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	// A stream that the client did not ask for is nil.
-	s := &shell{in: strings.NewReader(""), out: io.Discard, errOut: io.Discard, pod: pod, namespace: e.namespace, container: container}
+	s := &shell{in: strings.NewReader(""), out: io.Discard, errOut: io.Discard, pod: pod, namespace: e.namespace, container: container, log: e.log}
 	if in != nil {
 		s.in = in
 	}
