@@ -349,6 +349,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 		return g.unrecorded(c, broken)
 	}
 	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, ids, results, err, c.start)
+	outcome.Record.Actions = append(outcome.Record.Actions, c.notSent()...)
 	var text string
 	if err == nil {
 		if text, err = c.tool.Render(responses(c.Plan, results)); err != nil {
@@ -394,6 +395,27 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 		<-g.changes
 		return g.unrecorded(c, err)
 	}
+	done := g.carryOut(ctx, c, op, ids)
+	// Many evictions can take longer than a client waits for an answer.
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for limit := time.After(tools.MaxWait); ; {
+		select {
+		case r := <-done:
+			return r
+		case <-tick.C:
+			if c.Progress != nil {
+				c.Progress("still running")
+			}
+		case <-limit:
+			return describe(op)
+		}
+	}
+}
+
+// carryOut sends an allowed change that is durably EXECUTING, and goes on when
+// its caller has been answered. It gives its place back at the end.
+func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, ids []string) <-chan Result {
 	done := make(chan Result, 1)
 	g.work.Go(func() {
 		answer := Result{
@@ -418,21 +440,7 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 			return nil
 		})
 	})
-	// Many evictions can take longer than a client waits for an answer.
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
-	for limit := time.After(tools.MaxWait); ; {
-		select {
-		case r := <-done:
-			return r
-		case <-tick.C:
-			if c.Progress != nil {
-				c.Progress("still running")
-			}
-		case <-limit:
-			return describe(op)
-		}
-	}
+	return done
 }
 
 // commit stores a batch. It does not end with the call that it is about: a

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -321,6 +322,23 @@ func TestOneSetDecidesACall(t *testing.T) {
 	for _, record := range r.store.all() {
 		if record.Type == audit.PolicyDecided && record.Policy.Digest != first {
 			t.Errorf("%+v is not by the set that decided", record.Policy)
+		}
+	}
+}
+
+// Whoever may only read is shown every tool that reads, and none that changes a cluster.
+func TestVisibleToAReader(t *testing.T) {
+	set, err := policy.Load(os.DirFS("../configs/policy/read-only"), policy.Known{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, allowAll)
+	r.policy.Store(set)
+	visible := r.Visible(&bot)
+	for _, tool := range r.Tools {
+		shown := slices.Contains(visible, tool)
+		if reads := tool.ReadOnly() || len(tool.Scopes) == 0; shown != reads {
+			t.Errorf("%s: reads %v, shown %v", tool.Name, reads, shown)
 		}
 	}
 }
