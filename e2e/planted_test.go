@@ -93,17 +93,21 @@ func plant(s *stage, texts []string) []string {
 		`exec_in_pod {"pod":"planted",` + in + `,"container":"app","command":["cat","/var/log/app.log"]}`,
 		`diagnose_workload {"kind":"pod","name":"planted",` + in + `}`,
 	}
+	// What an approver is shown, and what a dry run would change.
+	all, _ := json.Marshal(data)
+	manifest, _ := json.Marshal(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"planted-too"},"data":%s}`, all))
+	notes, _ := json.Marshal(annotations)
+	calls = append(calls,
+		fmt.Sprintf(`set_annotations {"kind":"configmap","name":"planted",%s,"set":%s,"reason":"planted"}`, in, notes),
+		fmt.Sprintf(`diff_manifest {%s,"manifest":%s}`, in, manifest),
+	)
 	for i, text := range texts {
 		quoted, _ := json.Marshal(text)
-		// What comes back from a command; what the API server quotes when it refuses;
-		// what an approver is shown; what a dry run would change.
-		manifest, _ := json.Marshal(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"planted-too"},"data":{"settings.txt":%s}}`, quoted))
+		// What a command is given; what the API server quotes when it refuses; reasons.
 		labels, _ := json.Marshal(fmt.Sprintf(`{"metadata":{"labels":{"a":%s}}}`, quoted))
 		calls = append(calls,
 			fmt.Sprintf(`exec_in_pod {"pod":"planted",%s,"container":"app","command":["echo",%s]}`, in, quoted), // refused
 			fmt.Sprintf(`patch_resource {"kind":"configmap","name":"planted",%s,"patch":%s}`, in, labels),
-			fmt.Sprintf(`set_annotations {"kind":"configmap","name":"planted",%s,"set":{"example.com/note":%s},"reason":%s}`, in, quoted, quoted[:min(len(quoted), 300)]),
-			fmt.Sprintf(`diff_manifest {%s,"manifest":%s}`, in, manifest),
 			fmt.Sprintf(`get_resource {"kind":%s,"name":"a"}`, quoted),
 			fmt.Sprintf(`list_resources {"kind":"pods",%s,"label_selector":%s}`, in, quoted),
 			fmt.Sprintf(`scale_deployment {%s,"name":"web","replicas":%d,"reason":%s}`, in, i, quoted[:min(len(quoted), 300)]),
@@ -154,12 +158,17 @@ func TestPlantedSecrets(t *testing.T) {
 		for i, secret := range chunk {
 			texts[i], kinds[secret.Kind] = secret.Text, true
 		}
+		asked := false
 		for where, text := range readPlanted(s, plant(s, texts)) {
+			asked = asked || strings.HasPrefix(where, "what the approver")
 			for _, secret := range chunk {
 				if leaks(text, secret.Value) {
 					t.Errorf("%s is seen in the answer to %.300s:\n%.3000s", secret.Kind, where, text)
 				}
 			}
+		}
+		if !asked {
+			t.Error("no approver was asked about what was planted")
 		}
 	}
 	if len(planted) < 60 || len(kinds) < 20 {
