@@ -160,6 +160,8 @@ const (
 	loginsASecond = 5
 )
 
+var errBusy = errors.New("as many changes as this server carries out at once are under way")
+
 // maxChanges bounds how many changes that policy allowed run at once: they go on
 // when their callers have been answered.
 const maxChanges = 64
@@ -261,7 +263,7 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	case stored != nil:
 		return g.unrecorded(c, stored)
 	case err != nil:
-		return g.refusedByCluster(c, err)
+		return g.notBegun(c, err)
 	}
 	if c.decision.Effect == policy.Allow { // what is asked draws when it is asked
 		c.decision = g.limited(c, c.decision)
@@ -383,7 +385,7 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	select {
 	case g.changes <- struct{}{}:
 	default:
-		return g.deny(c, policy.Decision{Effect: policy.Deny, Reason: fmt.Sprintf("%d changes are being carried out already; try again in a moment", maxChanges), Digest: c.decision.Digest})
+		return g.notBegun(c, errBusy)
 	}
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
 	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),

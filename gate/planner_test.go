@@ -246,3 +246,25 @@ func TestHiddenCode(t *testing.T) {
 		}
 	}
 }
+
+// Only so many allowed changes run at once, and one more is told to come back.
+func TestManyChanges(t *testing.T) {
+	r := newRig(t, allowAll)
+	for range maxChanges {
+		r.changes <- struct{}{}
+	}
+	if got := r.scale(3); got.Status != Failed || !strings.Contains(got.NextStep, "again in a moment") {
+		t.Errorf("got %+v", got)
+	}
+	r.wantSent()
+	if got := types(r.store.all()); got != "log.opened tool.intent exec.outcome" {
+		t.Errorf("records %s", got)
+	}
+	<-r.changes
+	if got := r.scale(3); got.Status != Succeeded {
+		t.Errorf("with room again: %+v", got)
+	}
+	if len(r.changes) != maxChanges-1 {
+		t.Errorf("%d places are taken", len(r.changes))
+	}
+}

@@ -90,11 +90,11 @@ func (g *Gate) deny(c *call, d policy.Decision) Result {
 	return describe(op)
 }
 
-// refusedByCluster answers a preview that failed: the API server refuses what
-// was asked, or cannot be asked.
-func (g *Gate) refusedByCluster(c *call, err error) Result {
+// notBegun answers what ends before anything is changed: a preview that
+// failed, because the API server refuses it or cannot be asked, or no room for it.
+func (g *Gate) notBegun(c *call, err error) Result {
 	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, nil, nil, err, c.start)
-	if err := g.commit(Batch{Entries: []Entry{outcome}}); err != nil {
+	if err := g.commit(Batch{Entries: append(c.intent, outcome)}); err != nil {
 		return g.unrecorded(c, err)
 	}
 	return failed(c.op, err)
@@ -128,6 +128,8 @@ func failed(op string, err error) Result {
 		r.NextStep = afterRefusal(refused)
 	case errors.As(err, &argument):
 		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was changed."
+	case errors.Is(err, errBusy):
+		r.Reason, r.NextStep = err.Error(), "Nothing was changed. Send the call again in a moment."
 	default:
 		r.Reason, r.NextStep = "the cluster could not be asked", "Try again in a moment; if it stays so, tell the operators of Countersign."
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -302,10 +302,10 @@ func (k *kubectl) Undo(a action.Action, object map[string]any, revision int64) (
 const maxPodNames = 8 << 10
 
 // Evictable implements tools.Kubectl.
-func (k *kubectl) Evictable(node string, options tools.DrainOptions) ([]tools.PodRef, string, error) {
+func (k *kubectl) Evictable(node string, options tools.DrainOptions) ([]tools.PodRef, error) {
 	client, err := k.client()
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	helper := drain.Helper{
 		Ctx: k.ctx, Client: client, Force: options.Force, GracePeriodSeconds: -1, IgnoreAllDaemonSets: options.IgnoreDaemonSets,
@@ -314,13 +314,13 @@ func (k *kubectl) Evictable(node string, options tools.DrainOptions) ([]tools.Po
 	found, errs := helper.GetPodsForDeletion(node)
 	// Each of them is a list of pods.
 	if err := k.wrongIn(errors.Join(errs...), maxPodNames); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	var pods []tools.PodRef
 	for _, pod := range found.Pods() {
 		pods = append(pods, tools.PodRef{Namespace: pod.Namespace, Name: pod.Name})
 	}
-	return pods, found.Warnings(), nil
+	return pods, nil
 }
 
 // Explain implements tools.Kubectl. It asks for the cluster's OpenAPI documents
@@ -380,7 +380,7 @@ func (c *cluster) served() (tools.Served, error) {
 			}
 			served.Kinds = append(served.Kinds, tools.Kind{
 				Resource:   action.Resource{Group: gv.Group, Version: gv.Version, Resource: r.Name, Kind: r.Kind, Namespaced: r.Namespaced},
-				ShortNames: r.ShortNames, Verbs: r.Verbs,
+				ShortNames: r.ShortNames,
 			})
 		}
 	}

@@ -17,12 +17,6 @@ var (
 	jobs     = action.Resource{Group: "batch", Version: "v1", Resource: "jobs", Kind: "Job", Namespaced: true}
 )
 
-type cronJobInput struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	Reason    string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
-}
-
 func suspendCronJob() *Tool {
 	return setSuspend(Tool{
 		Name:        "suspend_cronjob",
@@ -41,7 +35,7 @@ func resumeCronJob() *Tool {
 
 func setSuspend(t Tool, suspend bool, done string) *Tool {
 	t.Scopes = []action.Scope{{Verbs: []string{action.Patch}, Resource: "cronjobs.batch"}}
-	return define(t, limitReason, func(_ context.Context, _ Reader, _ string, in cronJobInput) (Call, error) {
+	return define(t, limitReason, func(_ context.Context, _ Reader, _ string, in namedInput) (Call, error) {
 		body := map[string]any{"spec": map[string]any{"suspend": suspend}}
 		return changeOne(mergePatch(cronJobs, in.Namespace, in.Name, body), in.Reason)
 	}, renderChange(done))
@@ -54,7 +48,7 @@ func triggerCronJob() *Tool {
 		Description: "Starts a Job from a CronJob's template at once.",
 		Scopes:      []action.Scope{{Verbs: []string{action.Create}, Resource: "jobs.batch"}},
 		Reads:       []action.Scope{{Verbs: []string{action.Get}, Resource: "cronjobs.batch"}},
-	}, limitReason, func(ctx context.Context, r Reader, cluster string, in cronJobInput) (Call, error) {
+	}, limitReason, func(ctx context.Context, r Reader, cluster string, in namedInput) (Call, error) {
 		object, err := readOne(ctx, r, cluster, cronJobs, in.Namespace, in.Name)
 		if err != nil {
 			return Call{}, err

@@ -126,9 +126,8 @@ func drainNode() *Tool {
 		if _, err := readOne(ctx, r, cluster, nodes, "", in.Name); err != nil { // else a node that is not there would have no pods
 			return Call{}, err
 		}
-		// What kubectl warns of is not lost: the approver sees each pod that would go,
-		// and the answer says which pods never go.
-		evicted, _, err := r.Kubectl(ctx, cluster).Evictable(in.Name, DrainOptions{
+		// The approver sees each pod that would go, and the answer says which pods never go.
+		evicted, err := r.Kubectl(ctx, cluster).Evictable(in.Name, DrainOptions{
 			IgnoreDaemonSets: in.IgnoreDaemonSets == nil || *in.IgnoreDaemonSets, DeleteEmptyDirData: in.DeleteEmptyDirData,
 			Force: in.Force, PodSelector: in.PodSelector,
 		})

@@ -41,9 +41,9 @@ func (h *holding) Served(_ context.Context, cluster string) (Served, error) {
 		return Served{}, errors.New("dial tcp 10.0.0.1:6443: connection refused")
 	}
 	kinds := []Kind{
-		{Resource: deployments, ShortNames: []string{"deploy"}, Verbs: []string{"get", "list"}},
-		{Resource: nodesV1, ShortNames: []string{"no"}, Verbs: []string{"get"}},
-		{Resource: pods, ShortNames: []string{"po"}, Verbs: []string{"get", "list"}},
+		{Resource: deployments, ShortNames: []string{"deploy"}},
+		{Resource: nodesV1, ShortNames: []string{"no"}},
+		{Resource: pods, ShortNames: []string{"po"}},
 	}
 	return Served{Version: "v1.37.2", Kinds: kinds}, nil
 }

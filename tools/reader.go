@@ -45,7 +45,7 @@ type Kubectl interface {
 	// for the one before.
 	Undo(a action.Action, object map[string]any, revision int64) (action.Action, error)
 	// Evictable lists the pods that kubectl drain would evict from a node.
-	Evictable(node string, options DrainOptions) (pods []PodRef, warnings string, err error)
+	Evictable(node string, options DrainOptions) ([]PodRef, error)
 	// Explain is kubectl explain: fields are the path below the kind.
 	Explain(r action.Resource, fields []string, recursive bool) (string, error)
 }
@@ -69,7 +69,6 @@ type Served struct {
 type Kind struct {
 	action.Resource
 	ShortNames []string
-	Verbs      []string
 }
 
 // Forecast is what a change would do.
@@ -131,7 +130,7 @@ func (noKubectl) RolloutHistory(action.Action, int64) (string, error) { return "
 func (noKubectl) Undo(action.Action, map[string]any, int64) (action.Action, error) {
 	return action.Action{}, ErrNoCluster
 }
-func (noKubectl) Evictable(string, DrainOptions) ([]PodRef, string, error) {
-	return nil, "", ErrNoCluster
+func (noKubectl) Evictable(string, DrainOptions) ([]PodRef, error) {
+	return nil, ErrNoCluster
 }
 func (noKubectl) Explain(action.Resource, []string, bool) (string, error) { return "", ErrNoCluster }

@@ -389,7 +389,7 @@ func asNumber(value any) (float64, bool) {
 // Cluster is the cluster that a call with these arguments is about; "" where it
 // is about none, or all.
 func (t *Tool) Cluster(args map[string]any) string {
-	if len(t.Scopes) == 0 || t.everywhere {
+	if !t.aboutCluster() {
 		return ""
 	}
 	if given, ok := args["cluster"].(string); ok {

@@ -249,7 +249,8 @@ func undoError(ctx context.Context, r Reader, of action.Action, revision int64, 
 	return err
 }
 
-type pauseInput struct {
+// namedInput is of a change that needs no more than an object's name.
+type namedInput struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Reason    string `json:"reason,omitempty" jsonschema:"why; approvers see it as your words"`
@@ -273,7 +274,7 @@ func resumeRollout() *Tool {
 
 func setPaused(t Tool, paused bool, done string) *Tool {
 	t.Scopes = scopesOf(action.Patch, "deployment")
-	return define(t, limitReason, func(_ context.Context, _ Reader, _ string, in pauseInput) (Call, error) {
+	return define(t, limitReason, func(_ context.Context, _ Reader, _ string, in namedInput) (Call, error) {
 		body := map[string]any{"spec": map[string]any{"paused": paused}}
 		return changeOne(mergePatch(deployments, in.Namespace, in.Name, body), in.Reason)
 	}, renderChange(done))

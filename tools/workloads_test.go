@@ -42,9 +42,9 @@ func (k heldKubectl) RolloutHistory(_ action.Action, revision int64) (string, er
 	return k.h.answers[kubectlHistory], nil
 }
 
-func (k heldKubectl) Evictable(node string, options DrainOptions) ([]PodRef, string, error) {
+func (k heldKubectl) Evictable(node string, options DrainOptions) ([]PodRef, error) {
 	if words, refused := k.h.answers[kubectlRefuses]; refused {
-		return nil, "", BadArgument("%s", words)
+		return nil, BadArgument("%s", words)
 	}
 	k.h.asked = append(k.h.asked, fmt.Sprintf("drain %s %+v", node, options))
 	found := []PodRef{{"shop", "web-2"}, {"pay", "db-0"}}
@@ -54,7 +54,7 @@ func (k heldKubectl) Evictable(node string, options DrainOptions) ([]PodRef, str
 			found = append(found, PodRef{"shop", name})
 		}
 	}
-	return found, "ignoring DaemonSet-managed Pods: shop/agent-1", nil
+	return found, nil
 }
 
 // refusal is a call that cannot be planned, and how the answer begins.
