@@ -1,5 +1,6 @@
 # make demo   the whole job on a local control plane, from start to verified end
 # make up     the same, kept running, with what to paste into an agent's configuration
+#             SLACK=fake asks in a double of Slack, SLACK=slack.yaml in yours (docs/slack.md)
 # make test   every test, end to end included
 # make bench  what lies on a call's way, measured; and calls beside the same requests sent straight
 # make check  formatting, vet, lint, known vulnerabilities, tidy modules
@@ -25,10 +26,10 @@ bin/demo: build
 	go build -o $@ ./e2e/demo
 
 demo: bin/demo
-	bin/demo
+	bin/demo $(if $(SLACK),--slack '$(SLACK)')
 
 up: bin/demo
-	bin/demo --keep
+	bin/demo --keep $(if $(SLACK),--slack '$(SLACK)')
 
 # -p 1: the end-to-end tests start a control plane, and two cores are few.
 test:

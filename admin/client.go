@@ -50,8 +50,33 @@ func (c *Client) Operation(ctx context.Context, id string) (op approvals.Operati
 }
 
 // Vote approves or rejects.
-func (c *Client) Vote(ctx context.Context, id string, v Vote) (op approvals.Operation, err error) {
+func (c *Client) Vote(ctx context.Context, id string, v approvals.Ballot) (op approvals.Operation, err error) {
 	return op, c.do(ctx, http.MethodPost, "/v1/operations/"+url.PathEscape(id)+"/vote", v, &op)
+}
+
+// Grants lists the grants that hold, and those that were taken back early.
+func (c *Client) Grants(ctx context.Context) (grants []approvals.Grant, err error) {
+	return grants, c.do(ctx, http.MethodGet, "/v1/grants", nil, &grants)
+}
+
+// Revoke takes a grant back.
+func (c *Client) Revoke(ctx context.Context, id, reason string) (grant approvals.Grant, err error) {
+	return grant, c.do(ctx, http.MethodPost, "/v1/grants/"+url.PathEscape(id)+"/revoke", Revocation{Reason: reason}, &grant)
+}
+
+// Locks lists the locks that hold.
+func (c *Client) Locks(ctx context.Context) (locks []approvals.Lock, err error) {
+	return locks, c.do(ctx, http.MethodGet, "/v1/locks", nil, &locks)
+}
+
+// Lock sets a lock; id, setter and time are the server's to give.
+func (c *Client) Lock(ctx context.Context, l approvals.Lock) (set approvals.Lock, err error) {
+	return set, c.do(ctx, http.MethodPost, "/v1/locks", l, &set)
+}
+
+// Unlock removes one.
+func (c *Client) Unlock(ctx context.Context, id string) (l approvals.Lock, err error) {
+	return l, c.do(ctx, http.MethodDelete, "/v1/locks/"+url.PathEscape(id), nil, &l)
 }
 
 // Export writes the records from a sequence number on as JSONL.

@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -30,15 +31,19 @@ type Server struct {
 	Records func(from uint64, f func(seq uint64, record []byte) error) error
 	// Status says how the server is.
 	Status func() Status
-	// Sets says in which approver sets a local user is now.
-	Sets func(userName string) []string
-	Log  *slog.Logger
+	// People says who a local user is, and in which approver sets.
+	People *approvals.Directory
+	Log    *slog.Logger
 }
 
 // Status is how a server is.
 type Status struct {
 	Version string       `json:"version"`
 	Policy  PolicyStatus `json:"policy"`
+	// Locks are those that hold.
+	Locks []approvals.Lock `json:"locks,omitempty"`
+	// Slack is nil where it is not configured.
+	Slack *SlackStatus `json:"slack,omitempty"`
 }
 
 // PolicyStatus is which policy is in force, and whether what lies in its folder
@@ -54,14 +59,19 @@ type PolicyStatus struct {
 	ErrorTime time.Time `json:"error_time,omitzero"`
 }
 
+// SlackStatus is whether Slack can be reached, and what it has still to be told.
+type SlackStatus struct {
+	// Connected is false while answers cannot come in.
+	Connected bool `json:"connected"`
+	// Untold counts the operations that Slack shows otherwise than they are.
+	Untold int `json:"untold"`
+	// Error is what Slack last failed with, empty once something succeeded.
+	Error     string    `json:"error,omitempty"`
+	ErrorTime time.Time `json:"error_time,omitzero"`
+}
+
 // maxVote bounds the body of a vote.
 const maxVote = 64 << 10
-
-// Vote is the body of a vote.
-type Vote struct {
-	Approve bool   `json:"approve"`
-	Reason  string `json:"reason"`
-}
 
 // Listen opens the socket. A socket that a dead server left behind is replaced;
 // one on which a server answers is not.
@@ -97,6 +107,11 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("GET /v1/operations", s.list)
 	mux.HandleFunc("GET /v1/operations/{id}", s.show)
 	mux.HandleFunc("POST /v1/operations/{id}/vote", s.vote)
+	mux.HandleFunc("GET /v1/grants", s.grants)
+	mux.HandleFunc("POST /v1/grants/{id}/revoke", s.revoke)
+	mux.HandleFunc("GET /v1/locks", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Gate.Locks()) })
+	mux.HandleFunc("POST /v1/locks", s.lock)
+	mux.HandleFunc("DELETE /v1/locks/{id}", s.unlock)
 	mux.HandleFunc("GET /v1/records", s.records)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
@@ -120,12 +135,11 @@ func (s *Server) person(ctx context.Context) (approvals.Person, error) {
 		return approvals.Person{}, errors.New("this system does not say who is at the other end of the socket, so nobody can vote here")
 	}
 	id := strconv.FormatUint(uint64(uid), 10)
-	p := approvals.Person{ID: "local:" + id, Name: "uid " + id}
+	name := "uid " + id
 	if u, err := user.LookupId(id); err == nil {
-		p.Name = u.Username
+		name = u.Username
 	}
-	p.Sets = s.Sets(p.Name)
-	return p, nil
+	return s.People.Person("local:"+id, name, []string{"local:" + name, "local:*"}), nil
 }
 
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
@@ -161,7 +175,7 @@ func withoutBodies(op approvals.Operation) approvals.Operation {
 }
 
 func (s *Server) vote(w http.ResponseWriter, r *http.Request) {
-	var v Vote
+	var v approvals.Ballot
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxVote))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&v); err != nil {
@@ -173,12 +187,86 @@ func (s *Server) vote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	op, err := s.Gate.Vote(r.PathValue("id"), person, v.Approve, v.Reason)
+	op, err := s.Gate.Vote(r.PathValue("id"), person, v)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
 	reply(w, withoutBodies(op))
+}
+
+func (s *Server) grants(w http.ResponseWriter, _ *http.Request) {
+	grants, err := s.Gate.Grants()
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	slices.SortFunc(grants, func(a, b approvals.Grant) int { return a.Created.Compare(b.Created) })
+	reply(w, grants)
+}
+
+func (s *Server) lock(w http.ResponseWriter, r *http.Request) {
+	var l approvals.Lock
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxVote))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&l); err != nil {
+		http.Error(w, "reading the lock: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	if strings.TrimSpace(l.Reason) == "" || !l.Expires.IsZero() && !l.Expires.After(time.Now()) {
+		http.Error(w, "a lock needs a reason, and an end that is still to come or none", http.StatusBadRequest)
+		return
+	}
+	person, err := s.person(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	if l, err = s.Gate.Lock(l, person); err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, l)
+}
+
+func (s *Server) unlock(w http.ResponseWriter, r *http.Request) {
+	person, err := s.person(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	l, err := s.Gate.Unlock(r.PathValue("id"), person)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, l)
+}
+
+// Revocation is the body of a request to take a grant back.
+type Revocation struct {
+	Reason string `json:"reason"`
+}
+
+func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
+	var why Revocation
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxVote))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&why); err != nil {
+		http.Error(w, "reading the reason: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	person, err := s.person(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	grant, err := s.Gate.RevokeGrant(r.PathValue("id"), person, why.Reason)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	reply(w, grant)
 }
 
 func (s *Server) records(w http.ResponseWriter, r *http.Request) {
@@ -199,11 +287,11 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, gate.ErrNotFound):
 		status = http.StatusNotFound
-	case errors.Is(err, approvals.ErrNotApprover), errors.Is(err, approvals.ErrSelfApproval):
+	case errors.Is(err, approvals.ErrNotApprover), errors.Is(err, approvals.ErrSelfApproval), errors.Is(err, approvals.ErrBarred):
 		status = http.StatusForbidden
 	case errors.Is(err, approvals.ErrNotPending), errors.Is(err, approvals.ErrVoted):
 		status = http.StatusConflict
-	case errors.Is(err, approvals.ErrReasonRequired):
+	case errors.Is(err, approvals.ErrReason), errors.Is(err, approvals.ErrNotGrantable):
 		status = http.StatusBadRequest
 	}
 	http.Error(w, err.Error(), status)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"countersign/action"
 )
@@ -80,6 +81,18 @@ type Operation struct {
 	// Supersedes and SupersededBy join a stale operation with the one that asks again.
 	Supersedes   string `json:"supersedes,omitempty"`
 	SupersededBy string `json:"superseded_by,omitempty"`
+	// Drift says how what would change now differs from what Supersedes showed, masked.
+	Drift []string `json:"drift,omitempty"`
+	// Channels are the Slack channels that rules or the namespace name for this
+	// question; none means the configured one.
+	Channels []string `json:"channels,omitempty"`
+	// GrantFor is for how long an approver may consent to this kind of change; 0
+	// where only this one can be approved.
+	GrantFor time.Duration `json:"grant_for,omitempty"`
+	// Gave is the Grant that its votes made, which ends GrantFor after it was approved.
+	Gave string `json:"gave,omitempty"`
+	// Grant is the Grant under which it ran without a question of its own.
+	Grant string `json:"grant,omitempty"`
 	// Done counts the Actions that were sent and answered with success.
 	Done int `json:"done,omitempty"`
 	// Result is what the agent is told of the outcome, masked.
@@ -101,23 +114,24 @@ type Requirement struct {
 	ReasonRequired bool `json:"reason_required,omitempty"`
 }
 
-// Person is who casts a vote, as the approver's channel identified them.
-type Person struct {
-	// ID is unique and stable: "local:1000" is the user id that the kernel
-	// reports at the other end of the admin socket.
-	ID   string `json:"id"`
-	Name string `json:"name"`
-	// Sets are the approver sets that the person is in now.
-	Sets []string `json:"sets"`
-}
-
 // Vote is one person's answer.
 type Vote struct {
-	Person  Person    `json:"person"`
-	Approve bool      `json:"approve"`
-	Reason  string    `json:"reason,omitempty"`
-	Time    time.Time `json:"time"`
+	Person Person `json:"person"`
+	Ballot
+	Time time.Time `json:"time"`
 }
+
+// Ballot is what a person answers.
+type Ballot struct {
+	Approve bool   `json:"approve"`
+	Reason  string `json:"reason,omitempty"`
+	// Grant consents to this kind of change for the operation's GrantFor, not to
+	// this one alone.
+	Grant bool `json:"grant,omitempty"`
+}
+
+// maxReason bounds a person's reason, in characters.
+const maxReason = 1000
 
 // Errors that a caller may branch on. Each is a refusal that changes nothing.
 var (
@@ -125,12 +139,17 @@ var (
 	ErrNotPending = errors.New("not waiting for approval")
 	// ErrNotApprover says that the person is in none of the approver sets.
 	ErrNotApprover = errors.New("not an approver")
+	// ErrBarred says that the person may not decide anything, whichever sets it is in.
+	ErrBarred = errors.New("may not decide")
 	// ErrSelfApproval says that the agent acts on this person's behalf.
 	ErrSelfApproval = errors.New("own request")
 	// ErrVoted says that the person has voted already.
 	ErrVoted = errors.New("already voted")
-	// ErrReasonRequired says that the vote lacks the reason that it must carry.
-	ErrReasonRequired = errors.New("reason required")
+	// ErrReason says that the vote lacks the reason that it must carry, or that
+	// the reason is too long.
+	ErrReason = errors.New("reason")
+	// ErrNotGrantable says that this kind of change is approved one by one only.
+	ErrNotGrantable = errors.New("only this one can be approved")
 )
 
 // To moves the operation into another state, or says why it cannot be there.
@@ -145,36 +164,48 @@ func (op Operation) To(s State, now time.Time) (Operation, error) {
 // Vote counts one person's answer. The operation that it returns is
 // AUTHORIZED when every requirement is met, REJECTED after one rejection, and
 // otherwise still PENDING_APPROVAL with the vote added.
-func (op Operation) Vote(p Person, approve bool, reason string, now time.Time) (Operation, error) {
-	if op.State != PendingApproval {
-		return op, fmt.Errorf("%w: operation %s is %s", ErrNotPending, op.ID, op.State)
-	}
-	if !now.Before(op.Expires) {
+func (op Operation) Vote(p Person, b Ballot, now time.Time) (Operation, error) {
+	switch {
+	case op.State != PendingApproval:
+		return op, fmt.Errorf("%w: operation %s is %s%s", ErrNotPending, op.ID, op.State, op.decidedBy())
+	case !now.Before(op.Expires):
 		return op, fmt.Errorf("%w: operation %s expired at %s", ErrNotPending, op.ID, op.Expires.Format(time.RFC3339))
-	}
-	asked := slices.ContainsFunc(op.Requirements, func(r Requirement) bool { return r.admits(p) })
-	if !asked {
-		return op, fmt.Errorf("%w: %s is in none of the sets that may decide this: %v", ErrNotApprover, p.Name, op.approverSets())
-	}
-	if own := op.Principal.OnBehalfOf; own != "" && (own == p.Name || own == p.ID) || op.Principal.Username == p.Name {
+	case p.Barred != "":
+		return op, fmt.Errorf("%w: %s: %s", ErrBarred, p.Name, p.Barred)
+	case !slices.ContainsFunc(op.Requirements, func(r Requirement) bool { return r.admits(p) }):
+		return op, fmt.Errorf("%w: %s is in none of the sets that may decide this: %v", ErrNotApprover, p.Name, op.ApproverSets())
+	case p.is(op.Principal.OnBehalfOf, op.Principal.Username, op.Principal.Subject):
 		return op, fmt.Errorf("%w: the agent acts on behalf of %s; somebody else has to decide", ErrSelfApproval, p.Name)
-	}
-	if slices.ContainsFunc(op.Votes, func(v Vote) bool { return v.Person.ID == p.ID }) {
+	case slices.ContainsFunc(op.Votes, func(v Vote) bool { return v.Person.same(p) }):
 		return op, fmt.Errorf("%w: %s", ErrVoted, p.Name)
+	case strings.TrimSpace(b.Reason) == "" && (!b.Approve || op.ReasonRequired(p)):
+		return op, fmt.Errorf("%w required: say why", ErrReason)
+	case utf8.RuneCountInString(b.Reason) > maxReason:
+		return op, fmt.Errorf("%w too long: say it in %d characters", ErrReason, maxReason)
+	case b.Grant && (!b.Approve || op.GrantFor == 0):
+		return op, fmt.Errorf("%w: %s", ErrNotGrantable, op.ID)
 	}
-	if strings.TrimSpace(reason) == "" && (!approve || op.reasonRequired(p)) {
-		return op, fmt.Errorf("%w: say why with --reason", ErrReasonRequired)
-	}
-	op.Votes = append(slices.Clone(op.Votes), Vote{Person: p, Approve: approve, Reason: reason, Time: now})
+	op.Votes = append(slices.Clone(op.Votes), Vote{Person: p, Ballot: b, Time: now})
 	op.Updated = now
 	switch {
-	case !approve:
-		op.Reason = reason
+	case !b.Approve:
+		op.Reason = b.Reason
 		return op.To(Rejected, now)
 	case op.Missing() == 0:
 		return op.To(Authorized, now)
 	}
 	return op, nil
+}
+
+// decidedBy says who closed the question, for whoever comes too late.
+func (op Operation) decidedBy() string {
+	switch {
+	case len(op.Votes) == 0:
+		return ""
+	case op.State == Rejected:
+		return ", rejected by " + op.Votes[len(op.Votes)-1].Person.Name
+	}
+	return ", approved by " + strings.Join(op.By(), ", ")
 }
 
 // Missing counts the approvals that are still needed, the largest of all
@@ -198,17 +229,22 @@ func (op Operation) By() []string {
 	var by []string
 	for _, v := range op.Votes {
 		if v.Approve {
-			by = append(by, v.Person.Name+" ("+v.Person.ID+")")
+			by = append(by, v.Person.String())
 		}
 	}
 	return by
 }
 
-func (op Operation) reasonRequired(p Person) bool {
+// Asked reports whether people were ever asked about it.
+func (op Operation) Asked() bool { return len(op.Requirements) > 0 && op.Grant == "" }
+
+// ReasonRequired reports whether this person's approval must carry a reason.
+func (op Operation) ReasonRequired(p Person) bool {
 	return slices.ContainsFunc(op.Requirements, func(r Requirement) bool { return r.ReasonRequired && r.admits(p) })
 }
 
-func (op Operation) approverSets() []string {
+// ApproverSets are the sets whose people may decide, each once.
+func (op Operation) ApproverSets() []string {
 	var sets []string
 	for _, r := range op.Requirements {
 		for _, set := range r.Approvers {

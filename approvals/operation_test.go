@@ -69,7 +69,7 @@ func person(id string, sets ...string) Person { return Person{ID: "local:" + id,
 // A vote is cast by "NAME[SETS] yes|no REASON"; the words after it say what
 // became of it: a state, or the error that refused it.
 func TestVotes(t *testing.T) {
-	refusals := map[string]error{"not-pending": ErrNotPending, "not-approver": ErrNotApprover, "self": ErrSelfApproval, "voted": ErrVoted, "reason": ErrReasonRequired}
+	refusals := map[string]error{"not-pending": ErrNotPending, "not-approver": ErrNotApprover, "self": ErrSelfApproval, "voted": ErrVoted, "reason": ErrReason}
 	for _, row := range []struct {
 		name  string
 		votes []string
@@ -99,7 +99,7 @@ func TestVotes(t *testing.T) {
 				p := person(name, strings.FieldsFunc(sets, func(r rune) bool { return r == ',' })...)
 
 				before, votes := op, len(op.Votes)
-				after, err := op.Vote(p, answer == "yes", reason, noon)
+				after, err := op.Vote(p, Ballot{Approve: answer == "yes", Reason: reason}, noon)
 				if refusal := refusals[want]; refusal != nil {
 					if !errors.Is(err, refusal) || !reflect.DeepEqual(after, before) {
 						t.Fatalf("%s: %+v, %v; want no change and %v", vote, after, err, refusal)
@@ -109,7 +109,7 @@ func TestVotes(t *testing.T) {
 				if err != nil || string(after.State) != want || len(after.Votes) != votes+1 {
 					t.Fatalf("%s: %s, %v", vote, after.State, err)
 				}
-				if cast := after.Votes[votes]; !reflect.DeepEqual(cast, Vote{Person: p, Approve: answer == "yes", Reason: reason, Time: noon}) {
+				if cast := after.Votes[votes]; !reflect.DeepEqual(cast, Vote{Person: p, Ballot: Ballot{Approve: answer == "yes", Reason: reason}, Time: noon}) {
 					t.Errorf("%s: the vote is kept as %+v", vote, cast)
 				}
 				if after.State == Rejected && after.Reason != reason {
@@ -130,20 +130,20 @@ func TestVoteWhen(t *testing.T) {
 		noon.Add(time.Hour):      ErrNotPending, // the end is not part of the time
 		noon.Add(24 * time.Hour): ErrNotPending,
 	} {
-		if _, err := pending().Vote(person("bea", "sre"), true, "", at); !errors.Is(err, want) {
+		if _, err := pending().Vote(person("bea", "sre"), Ballot{Approve: true}, at); !errors.Is(err, want) {
 			t.Errorf("at %s: %v; want %v", at, err, want)
 		}
 	}
 	for _, state := range states {
 		op := pending()
 		op.State = state
-		if _, err := op.Vote(person("bea", "sre"), true, "", noon); (err == nil) != (state == PendingApproval) {
+		if _, err := op.Vote(person("bea", "sre"), Ballot{Approve: true}, noon); (err == nil) != (state == PendingApproval) {
 			t.Errorf("in state %q: %v", state, err)
 		}
 	}
 	op := pending()
 	op.Requirements = nil
-	if after, err := op.Vote(person("bea", "sre"), true, "", noon); !errors.Is(err, ErrNotApprover) {
+	if after, err := op.Vote(person("bea", "sre"), Ballot{Approve: true}, noon); !errors.Is(err, ErrNotApprover) {
 		t.Errorf("with nobody to ask: %s, %v", after.State, err)
 	}
 }
@@ -153,8 +153,8 @@ func TestVoteWhen(t *testing.T) {
 func TestVoteDoesNotTouchOtherCopies(t *testing.T) {
 	op := pending()
 	op.Votes = make([]Vote, 0, 8)
-	one, err1 := op.Vote(person("bea", "sre"), true, "", noon)
-	two, err2 := op.Vote(person("carl", "platform"), true, "", noon)
+	one, err1 := op.Vote(person("bea", "sre"), Ballot{Approve: true}, noon)
+	two, err2 := op.Vote(person("carl", "platform"), Ballot{Approve: true}, noon)
 	if err1 != nil || err2 != nil || one.Votes[0].Person.Name != "bea" || two.Votes[0].Person.Name != "carl" {
 		t.Errorf("%v, %v: %+v and %+v", err1, err2, one.Votes, two.Votes)
 	}
@@ -175,7 +175,7 @@ func TestMissingAndBy(t *testing.T) {
 		{person("carl", "platform"), true, 0, 3},
 		{person("emil", "sre"), true, 0, 4},
 	} {
-		op.Votes = append(op.Votes, Vote{Person: row.person, Approve: row.approve})
+		op.Votes = append(op.Votes, Vote{Person: row.person, Ballot: Ballot{Approve: row.approve}})
 		if op.Missing() != row.missing || len(op.By()) != row.by {
 			t.Errorf("after %s: %d missing, by %v", row.person.Name, op.Missing(), op.By())
 		}
@@ -209,7 +209,7 @@ func TestExpiry(t *testing.T) {
 // The texts tell an approver what to do about a refusal.
 func TestRefusalTexts(t *testing.T) {
 	op := pending()
-	op.Votes = []Vote{{Person: person("bea", "sre"), Approve: true}}
+	op.Votes = []Vote{{Person: person("bea", "sre"), Ballot: Ballot{Approve: true}}}
 	for _, row := range []struct {
 		person  Person
 		approve bool
@@ -218,9 +218,9 @@ func TestRefusalTexts(t *testing.T) {
 		{person("fred"), true, "not an approver: fred is in none of the sets that may decide this: [sre platform security]"},
 		{person("anna", "sre"), true, "own request: the agent acts on behalf of anna; somebody else has to decide"},
 		{person("bea", "sre"), true, "already voted: bea"},
-		{person("carl", "sre"), false, "reason required: say why with --reason"},
+		{person("carl", "sre"), false, "reason required: say why"},
 	} {
-		if _, err := op.Vote(row.person, row.approve, "", noon); fmt.Sprint(err) != row.want {
+		if _, err := op.Vote(row.person, Ballot{Approve: row.approve}, noon); fmt.Sprint(err) != row.want {
 			t.Errorf("got %v; want %s", err, row.want)
 		}
 	}

@@ -1,11 +1,15 @@
 package approvals
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"countersign/action"
 )
@@ -16,15 +20,25 @@ import (
 // approver reads. Line breaks become visible too; a caller that wants several
 // lines splits first.
 func Visible(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, hidden) {
+		return s
+	}
 	var b strings.Builder
 	for _, r := range s {
-		if unicode.IsPrint(r) && !unicode.In(r, invisible...) && r != blank {
+		if !hidden(r) {
 			b.WriteRune(r)
 		} else {
 			fmt.Fprintf(&b, `\u{%X}`, r)
 		}
 	}
 	return b.String()
+}
+
+func hidden(r rune) bool {
+	if r < unicode.MaxASCII {
+		return r < ' '
+	}
+	return !unicode.IsPrint(r) || unicode.In(r, invisible...) || r == blank
 }
 
 // invisible are characters that Unicode counts as letters, marks or symbols but
@@ -63,6 +77,13 @@ func Text(op Operation) string {
 	if len(op.Risks) > 0 {
 		line("Risks", "%s", strings.Join(op.Risks, ", "))
 	}
+	look, total := notes(op)
+	for _, l := range look {
+		line("Look at", "%s", l)
+	}
+	if total != "" {
+		line("Changes", "%s", total)
+	}
 	for _, r := range op.Requirements {
 		line("Needs", "%d of %s", r.Count, strings.Join(r.Approvers, " or "))
 	}
@@ -71,6 +92,9 @@ func Text(op Operation) string {
 		if v.Approve {
 			word = "approved"
 		}
+		if v.Grant {
+			word = "this kind approved"
+		}
 		line("Vote", "%s by %s (%s) at %s %s", word, v.Person.Name, v.Person.ID, v.Time.UTC().Format(time.RFC3339), v.Reason)
 	}
 	if op.State == PendingApproval {
@@ -78,6 +102,20 @@ func Text(op Operation) string {
 	}
 	if op.Supersedes != "" {
 		line("Asks again", "for %s, which no longer was what would happen", op.Supersedes)
+	}
+	for _, d := range op.Drift {
+		line("Differs", "%s", d)
+	}
+	if op.GrantFor > 0 && op.State == PendingApproval {
+		for _, k := range op.Kinds() {
+			line("Kind", "%s; it can be approved for %s", k, op.GrantFor)
+		}
+	}
+	if op.Gave != "" {
+		line("Gave", "grant %s for this kind; countersign grants revoke %[1]s takes it back", op.Gave)
+	}
+	if op.Grant != "" {
+		line("Ran under", "grant %s", op.Grant)
 	}
 	if op.SupersededBy != "" {
 		line("Asked as", "%s", op.SupersededBy)
@@ -89,13 +127,79 @@ func Text(op Operation) string {
 	if op.PreviewDigest != "" {
 		line("Diff", "%s", op.PreviewDigest)
 	}
-	for i, a := range op.Plan.Actions {
-		fmt.Fprintf(&b, "\n%s\n", Visible(fmt.Sprintf("%d. %s, cluster %s%s", i+1, a, a.Cluster, flags(a))))
-		if i < len(op.Diffs) {
-			b.WriteString(DiffText(op.Diffs[i]))
-		}
+	for i := range op.Plan.Actions {
+		b.WriteString("\n" + ActionText(op, i))
 	}
 	return b.String()
+}
+
+// ActionText is what an approver is shown of one Action of the plan: the request
+// and all that it would change.
+func ActionText(op Operation, i int) string {
+	a := op.Plan.Actions[i]
+	text := Visible(fmt.Sprintf("%d. %s, cluster %s%s", i+1, a, a.Cluster, flags(a))) + "\n"
+	if i < len(op.Diffs) {
+		text += DiffText(op.Diffs[i])
+	}
+	return text
+}
+
+// Drifted says how what would change now differs from what was asked before, one
+// field a line.
+func Drifted(before, now Operation) []string {
+	var out []string
+	for i, a := range now.Plan.Actions {
+		was, is := changed(before, i), changed(now, i)
+		both := maps.Clone(was)
+		maps.Copy(both, is)
+		for _, path := range slices.Sorted(maps.Keys(both)) {
+			w, n := was[path], is[path]
+			switch {
+			case w.whole == n.whole:
+			case w.brief == n.brief:
+				out = append(out, fmt.Sprintf("%s %s: differs behind what is shown here: %s", a, path, n.brief))
+			default:
+				out = append(out, fmt.Sprintf("%s %s: was %s, now %s", a, path, cmp.Or(w.brief, "no change"), cmp.Or(n.brief, "no change")))
+			}
+		}
+	}
+	const most = 20
+	if more := len(out) - most; more > 0 {
+		out = append(out[:most], fmt.Sprintf("and %d more", more))
+	}
+	return out
+}
+
+// written is one change as text, and cut to fit in a line.
+type written struct{ whole, brief string }
+
+// changed writes what would change in one Action, by path.
+func changed(op Operation, i int) map[string]written {
+	out := map[string]written{}
+	if i >= len(op.Diffs) {
+		return out
+	}
+	for _, c := range op.Diffs[i] {
+		before, after := inLine(c.Old), inLine(c.New)
+		switch c.Op {
+		case "add":
+			out[c.Path] = written{"+ " + after.whole, "+ " + after.brief}
+		case "remove":
+			out[c.Path] = written{"- " + before.whole, "- " + before.brief}
+		default:
+			out[c.Path] = written{before.whole + " -> " + after.whole, before.brief + " -> " + after.brief}
+		}
+	}
+	return out
+}
+
+func inLine(v any) written {
+	data, _ := json.Marshal(v)
+	text := []rune(string(data))
+	if len(text) > 80 {
+		text = append(text[:80:80], []rune("...")...)
+	}
+	return written{string(data), string(text)}
 }
 
 // flags names the options that make a request more than it looks.

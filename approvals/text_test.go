@@ -2,8 +2,10 @@ package approvals
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -111,14 +113,14 @@ func TestText(t *testing.T) {
 		PlanDigest: "sha256:aaaa", PreviewDigest: "sha256:bbbb",
 		Diffs:        [][]action.Change{{{Op: "replace", Path: "/spec/replicas", Old: int64(3), New: int64(30)}}},
 		Requirements: []Requirement{{Rule: "large-scale", Approvers: []string{"sre", "platform"}, Count: 2}, {Rule: "prod", Approvers: []string{"security"}, Count: 1}},
-		Votes:        []Vote{{Person: Person{ID: "local:1000", Name: "bea"}, Approve: true, Reason: "planned, CHG-1234", Time: noon}},
+		Votes:        []Vote{{Person: Person{ID: "local:1000", Name: "bea"}, Ballot: Ballot{Approve: true, Reason: "planned, CHG-1234"}, Time: noon}},
 		Rules:        []string{"large-scale", "prod"}, Reason: "Production needs two.", Risks: []string{"replicas to zero", "image changed"},
 		Expires: noon.Add(15 * time.Minute), Supersedes: "0198c0de-0000-7000-8000-000000000000",
 	}
 
 	rejected := waiting
 	rejected.State, rejected.Reason = Rejected, "wait until the sale is over"
-	rejected.Votes = append(rejected.Votes, Vote{Person: Person{ID: "local:0", Name: "root"}, Reason: "wait until the sale is over", Time: noon})
+	rejected.Votes = append(rejected.Votes, Vote{Person: Person{ID: "local:0", Name: "root"}, Ballot: Ballot{Reason: "wait until the sale is over"}, Time: noon})
 	rejected.Supersedes, rejected.SupersededBy = "", "0198c0de-0000-7000-8000-000000000002"
 
 	several := waiting
@@ -131,15 +133,23 @@ func TestText(t *testing.T) {
 	}
 	several.Diffs = [][]action.Change{nil, {{Op: "remove", Old: map[string]any{"kind": "Deployment"}}}}
 
+	// What can be approved for a time, asked again, and what ran under a grant.
+	kind := waiting
+	kind.GrantFor, kind.Supersedes, kind.Risks = 30*time.Minute, "0198c0de-0000-7000-8000-000000000000", nil
+	kind.Drift = []string{"patch deployments.apps/scale shop/web /spec/replicas: was 2 -> 30, now 3 -> 30"}
+	kind.Votes = append(kind.Votes, Vote{Person: Person{ID: "slack:T012/U034", Name: "carl"}, Ballot: Ballot{Approve: true, Grant: true}, Time: noon})
+	granted := kind
+	granted.State, granted.Grant, granted.Supersedes, granted.Drift, granted.Votes = Succeeded, "0198c0de-0000-7000-8000-00000000000a", "", nil, kind.Votes[1:]
+
 	// Everything that somebody else wrote tries to look like something else.
 	hostile := waiting
 	hostile.AgentReason = "fine\nPlan        sha256:0000\x1b[8m\u202e"
 	hostile.Principal = action.Principal{Issuer: "https://idp\n", Username: "devin\nState       APPROVED", OnBehalfOf: "\u200banna"}
 	hostile.Reason, hostile.Rules = "a\nNeeds       0 of nobody", []string{"r\n"}
-	hostile.Votes = []Vote{{Person: Person{ID: "local:1\n", Name: "b\u202e"}, Approve: true, Reason: "x\nVote        approved by root", Time: noon}}
+	hostile.Votes = []Vote{{Person: Person{ID: "local:1\n", Name: "b\u202e"}, Ballot: Ballot{Approve: true, Reason: "x\nVote        approved by root"}, Time: noon}}
 	hostile.Plan = action.Plan{Actions: []action.Action{{Cluster: "c\n", Verb: action.Patch, Resource: deployment, Namespace: "n", Name: "web\n   nothing would change"}}}
 
-	for name, op := range map[string]Operation{"text_waiting": waiting, "text_rejected": rejected, "text_several": several, "text_hostile": hostile} {
+	for name, op := range map[string]Operation{"text_waiting": waiting, "text_rejected": rejected, "text_several": several, "text_kind": kind, "text_granted": granted, "text_hostile": hostile} {
 		t.Run(name, func(t *testing.T) {
 			got := Text(op)
 			golden(t, name, got)
@@ -151,5 +161,55 @@ func TestText(t *testing.T) {
 	// A hostile text is as many lines as a good one: it cannot add any.
 	if a, b := strings.Count(Text(waiting), "\n"), strings.Count(Text(hostile), "\n"); a != b {
 		t.Errorf("%d lines, and %d when somebody tries to add some", a, b)
+	}
+}
+
+// What differs from what was asked before is said where it differs, and nothing
+// is hidden by being long.
+func TestDrifted(t *testing.T) {
+	long := strings.Repeat("x", 500)
+	for _, row := range []struct {
+		name     string
+		was, now []action.Change
+		want     string
+	}{
+		{"nothing", []action.Change{replace("/a", int64(1), int64(2))}, []action.Change{replace("/a", int64(1), int64(2))}, ""},
+		{"another value before", []action.Change{replace("/a", int64(1), int64(3))}, []action.Change{replace("/a", int64(2), int64(3))}, "/a: was 1 -> 3, now 2 -> 3"},
+		{"another value after", []action.Change{replace("/a", "x", "y")}, []action.Change{replace("/a", "x", "z")}, `/a: was "x" -> "y", now "x" -> "z"`},
+		{"one more field", []action.Change{replace("/b", "x", "y")}, []action.Change{add("/a", true), replace("/b", "x", "y")}, "/a: was no change, now + true"},
+		{"one field less", []action.Change{{Op: "remove", Path: "/a", Old: "x"}}, nil, `/a: was - "x", now no change`},
+		{"added where it was replaced", []action.Change{replace("/a", nil, "x")}, []action.Change{add("/a", "x")}, `/a: was null -> "x", now + "x"`},
+		{"removed where it was made empty", []action.Change{{Op: "remove", Path: "/a", Old: nil}}, []action.Change{replace("/a", nil, nil)}, `/a: was - null, now null -> null`},
+		{"long texts", []action.Change{add("/a", long)}, []action.Change{add("/a", "y")}, `/a: was + "` + long[:79] + `..., now + "y"`},
+		{"long texts that differ at their end", []action.Change{add("/a", long+"1")}, []action.Change{add("/a", long+"2")}, `/a: differs behind what is shown here: + "` + long[:79] + "..."},
+		{"a new object, at its end", []action.Change{add("", map[string]any{"a": long, "b": "1"})}, []action.Change{add("", map[string]any{"a": long, "b": "2"})}, `: differs behind what is shown here: + {"a":"` + long[:74] + "..."},
+		{"cut between characters", []action.Change{add("/a", strings.Repeat("ü", 100))}, nil, `/a: was + "` + strings.Repeat("ü", 79) + "..., now no change"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var want []string
+			if row.want != "" {
+				want = []string{"patch deployments.apps shop/web " + row.want}
+			}
+			if got := Drifted(patched(row.was...), patched(row.now...)); !slices.Equal(got, want) {
+				t.Errorf("got %q; want %q", got, want)
+			}
+		})
+	}
+
+	var was, now []action.Change
+	for i := range 25 {
+		was, now = append(was, add(fmt.Sprintf("/%02d", i), "x")), append(now, add(fmt.Sprintf("/%02d", i), "y"))
+	}
+	got := Drifted(patched(was...), patched(now...))
+	if len(got) != 21 || !strings.Contains(got[19], " /19: ") || got[20] != "and 5 more" {
+		t.Errorf("of 25: %q", got)
+	}
+
+	before, after := patched(add("/a", "x")), patched(add("/a", "x"))
+	after.Plan.Actions = append(after.Plan.Actions, after.Plan.Actions[0])
+	after.Plan.Actions[1].Name = "api"
+	after.Diffs = append(after.Diffs, []action.Change{add("/a", "x")})
+	if got := Drifted(before, after); !slices.Equal(got, []string{`patch deployments.apps shop/api /a: was no change, now + "x"`}) {
+		t.Errorf("the second Action: %q", got)
 	}
 }

@@ -223,7 +223,7 @@ func visible(s string) (string, []int) {
 
 func strip(s string) (string, []int) {
 	i := 0
-	for i < len(s) && unseen(s, i) == 0 {
+	for i < len(s) && (!hides[s[i]] || unseen(s, i) == 0) {
 		i++
 	}
 	if i == len(s) {
@@ -240,6 +240,10 @@ func strip(s string) (string, []int) {
 	}
 	return string(seen), at
 }
+
+// hides are the bytes that what cannot be seen begins with. Nearly all others are
+// passed by here.
+var hides = [256]bool{0x1b: true, '\\': true, 0xc2: true, 0xe2: true, 0xef: true}
 
 // unseen is the length of what cannot be seen at a position, 0 if it can: escape
 // codes of terminals (ECMA-48), also as JSON writes them, soft hyphens, and

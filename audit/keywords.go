@@ -77,12 +77,13 @@ func (k *keywords) link() {
 func (k *keywords) each(s string, found func(index, at int)) {
 	state := 0
 	for i := 0; i < len(s); i++ {
-		if k.depth[state] > 0 {
+		c := s[i]
+		if (c == '\n' || c == '\r' || c == '\\') && k.depth[state] > 0 {
 			if n := breakAt(s, i); n > 0 {
 				k.wrapped(s, i, i+n, state, found)
 			}
 		}
-		state = int(k.next[state*k.width+int(k.column[s[i]])])
+		state = int(k.next[state*k.width+int(k.column[c])])
 		for _, w := range k.words[state] {
 			found(w.index, i+1-w.size)
 		}

@@ -26,6 +26,10 @@ const (
 	ExecOutcome       = "exec.outcome"
 	ExecUnknown       = "exec.unknown"
 	ExecReconciled    = "exec.reconciled"
+	GrantCreated      = "grant.created"
+	GrantRevoked      = "grant.revoked"
+	LockAdded         = "lock.added"
+	LockRemoved       = "lock.removed"
 	ConfigChanged     = "config.changed"
 )
 
@@ -128,6 +132,10 @@ type Approval struct {
 	PreviewDigest string   `json:"diff_digest,omitempty"`
 	// Supersedes is the stale operation that this one asks again for.
 	Supersedes string `json:"supersedes,omitempty"`
+	// Kind says that a vote was for this kind of change, not for this one alone.
+	Kind bool `json:"kind,omitempty"`
+	// Grant is the consent to a kind of change that was given, used or taken back.
+	Grant string `json:"grant,omitempty"`
 }
 
 // Payload commits to bytes that are stored beside the record.

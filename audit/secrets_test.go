@@ -196,3 +196,14 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(float64(compiled.HeapAlloc-before.HeapAlloc)/1024, "KiB-compiled")
 	runtime.KeepAlive(set)
 }
+
+// What strip passes by unseen would not have found either.
+func TestHides(t *testing.T) {
+	for r := range rune(0x110000) {
+		for _, s := range []string{string(r), string(r) + "u001b[m", string(r) + "[m"} {
+			if unseen(s, 0) > 0 && !hides[s[0]] {
+				t.Errorf("%q is not hidden", s)
+			}
+		}
+	}
+}

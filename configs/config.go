@@ -44,8 +44,13 @@ type Config struct {
 	Policy string `yaml:"policy"`
 	// Approvers are the approver sets that policy rules name.
 	Approvers map[string]Approvers `yaml:"approvers"`
+	// People says which accounts are one person's: nobody votes twice, or decides
+	// what an agent does for them.
+	People []Person `yaml:"people"`
 	// Approvals says how questions to people behave.
 	Approvals Approvals `yaml:"approvals"`
+	// Slack is where people are asked; without it only the admin socket is.
+	Slack *Slack `yaml:"slack"`
 	// RequestTimeout bounds one request to an API server; 30s when absent.
 	RequestTimeout time.Duration `yaml:"requestTimeout"`
 	// MaxStoreBytes is the size at which the store takes no more; 0 is no limit.
@@ -94,6 +99,45 @@ type Approvers struct {
 	// other end of the admin socket; "*" is everybody whom the socket lets in,
 	// which is the user that the server runs as, and root.
 	Local []string `yaml:"local"`
+	// Slack are ids of Slack users, U012AB3CD.
+	Slack []string `yaml:"slack"`
+	// SlackGroups are ids of Slack user groups, S012AB3CD.
+	SlackGroups []string `yaml:"slackGroups"`
+	// Emails are confirmed e-mail addresses of Slack users; they count only with
+	// slack.matchEmail, because in some workspaces people can change their own.
+	Emails []string `yaml:"emails"`
+}
+
+// Person is somebody who has more than one account.
+type Person struct {
+	Name string `yaml:"name"`
+	// Local are user names on this machine, Slack ids of Slack users, and
+	// Principals what tokens call the person: a user name, a subject, or for whom
+	// an agent acts.
+	Local      []string `yaml:"local"`
+	Slack      []string `yaml:"slack"`
+	Principals []string `yaml:"principals"`
+}
+
+// Slack says how the server reaches Slack, and who may answer it.
+type Slack struct {
+	// BotTokenFile holds the token of the app's bot, xoxb-...
+	BotTokenFile string `yaml:"botTokenFile"`
+	// AppTokenFile holds the app-level token, xapp-..., with which the server
+	// opens a Socket Mode connection: nothing has to reach the server.
+	AppTokenFile string `yaml:"appTokenFile"`
+	// SigningSecretFile holds the secret with which Slack signs what it sends to
+	// /slack/interactions instead.
+	SigningSecretFile string `yaml:"signingSecretFile"`
+	// Channel is the id of the channel where people are asked, C012AB3CD.
+	Channel string `yaml:"channel"`
+	// ChannelLabel is a label of Namespaces whose value is the id of the channel
+	// for questions about them.
+	ChannelLabel string `yaml:"channelLabel"`
+	// MatchEmail lets approvers.<set>.emails count.
+	MatchEmail bool `yaml:"matchEmail"`
+	// APIURL is the address of the Web API; https://slack.com/api/ when absent.
+	APIURL string `yaml:"apiURL"`
 }
 
 // Approvals says how questions to people behave.
@@ -103,6 +147,11 @@ type Approvals struct {
 	Wait *time.Duration `yaml:"wait"`
 	// Cooldown is how long after a rejection the same call is refused; 5m when absent.
 	Cooldown *time.Duration `yaml:"cooldown"`
+	// MaxPending is how many questions of one principal may be open; 20 when absent.
+	MaxPending strictyaml.Int `yaml:"maxPending"`
+	// GrantFor is for how long an approver may consent to a kind of change
+	// instead of one; 30m when absent, 0s is not at all.
+	GrantFor *time.Duration `yaml:"grantFor"`
 }
 
 // Defaults, in one place.
@@ -111,6 +160,10 @@ const (
 	maxWait               = 45 * time.Second
 	defaultCooldown       = 5 * time.Minute
 	defaultRequestTimeout = 30 * time.Second
+	defaultMaxPending     = 20
+	defaultGrantFor       = 30 * time.Minute
+	maxGrantFor           = 8 * time.Hour
+	defaultSlackAPI       = "https://slack.com/api/"
 )
 
 // name is what clusters and approver sets may be called.
@@ -212,6 +265,11 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 			report([]any{"approvers", set}, "approver set name is %q; lower-case letters, digits, - and . are expected", set)
 		}
 	}
+	c.checkPeople(report)
+	c.checkSlack(report)
+	if n := c.Approvals.MaxPending; n < 0 || n > 10_000 {
+		report([]any{"approvals", "maxPending"}, "maxPending is %d; from 1 to 10000 is expected", n)
+	}
 	positive := func(d *time.Duration, most time.Duration, at ...any) {
 		if d != nil && (*d < 0 || most > 0 && *d > most) {
 			report(at, "%v is %s; from 0s to %s is expected", at[len(at)-1], d, most)
@@ -219,9 +277,80 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	}
 	positive(c.Approvals.Wait, maxWait, "approvals", "wait")
 	positive(c.Approvals.Cooldown, 24*time.Hour, "approvals", "cooldown")
+	positive(c.Approvals.GrantFor, maxGrantFor, "approvals", "grantFor")
 	positive(&c.RequestTimeout, 10*time.Minute, "requestTimeout")
 	if c.MaxStoreBytes < 0 {
 		report([]any{"maxStoreBytes"}, "maxStoreBytes must not be negative")
+	}
+}
+
+// The ids that Slack gives to users, user groups and channels.
+var (
+	slackUser    = regexp.MustCompile(`^[UW][A-Z0-9]{2,20}$`)
+	slackGroup   = regexp.MustCompile(`^S[A-Z0-9]{2,20}$`)
+	slackChannel = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
+)
+
+func (c *Config) checkPeople(report func(at []any, format string, args ...any)) {
+	ids := func(form *regexp.Regexp, what string, list []string, at ...any) {
+		for i, id := range list {
+			if !form.MatchString(id) {
+				report(append(slices.Clone(at), i), "%q is not the id of %s, such as %s", id, what, map[*regexp.Regexp]string{slackUser: "U012AB3CD", slackGroup: "S012AB3CD"}[form])
+			}
+		}
+	}
+	for set, members := range c.Approvers {
+		ids(slackUser, "a Slack user", members.Slack, "approvers", set, "slack")
+		ids(slackGroup, "a Slack user group", members.SlackGroups, "approvers", set, "slackGroups")
+		switch {
+		case c.Slack == nil && len(members.Slack)+len(members.SlackGroups)+len(members.Emails) > 0:
+			report([]any{"approvers", set}, "approver set %s has people of Slack, but slack is not configured", set)
+		case c.Slack != nil && !c.Slack.MatchEmail && len(members.Emails) > 0:
+			report([]any{"approvers", set, "emails"}, "emails count only with slack.matchEmail: true")
+		}
+	}
+	owner := map[string]string{}
+	for i, p := range c.People {
+		for _, accounts := range []struct {
+			key   string
+			names []string
+		}{{"local", p.Local}, {"slack", p.Slack}, {"principals", p.Principals}} {
+			for j, account := range accounts.names {
+				at, id := []any{"people", i, accounts.key, j}, accounts.key+" "+strings.ToLower(account)
+				switch have, taken := owner[id]; {
+				case account == "" || accounts.key == "local" && account == "*":
+					report(at, "%q is no account of one person", account)
+				case taken:
+					report(at, "%s %s stands there already, as an account of %s: write all accounts of a person in one place", accounts.key, account, have)
+				}
+				owner[id] = p.Name
+			}
+		}
+		if p.Name == "" || len(p.Local)+len(p.Slack)+len(p.Principals) < 2 {
+			report([]any{"people", i}, "a person has a name and at least two accounts: local, slack or principals")
+		}
+		ids(slackUser, "a Slack user", p.Slack, "people", i, "slack")
+	}
+}
+
+func (c *Config) checkSlack(report func(at []any, format string, args ...any)) {
+	s := c.Slack
+	if s == nil {
+		return
+	}
+	if s.BotTokenFile == "" {
+		report([]any{"slack"}, "slack.botTokenFile is missing: a file with the token of the app's bot, xoxb-...")
+	}
+	if (s.AppTokenFile == "") == (s.SigningSecretFile == "") {
+		report([]any{"slack"}, "slack needs either appTokenFile (Socket Mode) or signingSecretFile (signed HTTP)")
+	}
+	if !slackChannel.MatchString(s.Channel) {
+		report([]any{"slack", "channel"}, "slack.channel is %q; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About", s.Channel)
+	}
+	if s.APIURL != "" {
+		if u, err := url.Parse(s.APIURL); err != nil || u.Host == "" || u.Scheme != "https" && !loopback(u) || !strings.HasSuffix(u.Path, "/") {
+			report([]any{"slack", "apiURL"}, "slack.apiURL is %q; an https address that ends with / is expected", s.APIURL)
+		}
 	}
 }
 
@@ -264,6 +393,15 @@ func (c *Config) complete(dir string) {
 	for i := range c.Clusters {
 		absolute(&c.Clusters[i].Kubeconfig)
 	}
+	if s := c.Slack; s != nil {
+		absolute(&s.BotTokenFile, &s.AppTokenFile, &s.SigningSecretFile)
+		if s.APIURL == "" {
+			s.APIURL = defaultSlackAPI
+		}
+	}
+	if c.Approvals.MaxPending == 0 {
+		c.Approvals.MaxPending = defaultMaxPending
+	}
 	if c.Listen == "" {
 		c.Listen = defaultListen
 	}
@@ -280,6 +418,7 @@ func (c *Config) complete(dir string) {
 	}
 	defaulted(&c.Approvals.Wait, maxWait)
 	defaulted(&c.Approvals.Cooldown, defaultCooldown)
+	defaulted(&c.Approvals.GrantFor, defaultGrantFor)
 }
 
 // Store is the path of the store's file.

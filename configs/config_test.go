@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +46,7 @@ func TestDefaults(t *testing.T) {
 		Data: filepath.Join(dir, "data"), AdminSocket: filepath.Join(dir, "data", "admin.sock"), Policy: filepath.Join(dir, "policy"),
 		Issuers:        []Issuer{{URL: "https://idp.example.com"}},
 		Clusters:       []Cluster{{Name: "local", Kubeconfig: filepath.Join(dir, "kubeconfig")}},
-		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute)},
+		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute), MaxPending: 20, GrantFor: duration(30 * time.Minute)},
 		RequestTimeout: 30 * time.Second,
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -78,9 +79,18 @@ clusters:
 - {name: west-1.eu, inCluster: true}
 policy: ../policy
 approvers:
-  sre: {local: [bea, carl]}
+  sre: {local: [bea, carl], slack: [U012AB3CD, W012AB3CD], slackGroups: [S012AB3CD], emails: [dora@example.com]}
   all: {local: ["*"]}
-approvals: {wait: 0s, cooldown: 1m30s}
+people:
+- {name: Bea, local: [bea], slack: [U012AB3CD], principals: [bea@example.com, "7d2f"]}
+approvals: {wait: 0s, cooldown: 1m30s, maxPending: 3, grantFor: 0s}
+slack:
+  botTokenFile: secrets/bot
+  appTokenFile: /etc/slack/app
+  channel: C012AB3CD
+  channelLabel: example.com/channel
+  matchEmail: true
+  apiURL: http://127.0.0.1:9999/api/
 requestTimeout: 10s
 maxStoreBytes: 1073741824
 `)
@@ -96,9 +106,18 @@ maxStoreBytes: 1073741824
 			{URL: "https://idp.example.com", CAFile: filepath.Join(dir, "ca.pem"), Algorithms: []string{"ES256"}, UsernameClaim: "email", GroupsClaim: "groups", OnBehalfOfClaim: "owner"},
 			{URL: "http://127.0.0.1:9000", Kubernetes: true},
 		},
-		Clusters:  []Cluster{{Name: "east", Kubeconfig: "/etc/east", Context: "admin"}, {Name: "west-1.eu", InCluster: true}},
-		Approvers: map[string]Approvers{"sre": {Local: []string{"bea", "carl"}}, "all": {Local: []string{"*"}}},
-		Approvals: Approvals{Wait: duration(0), Cooldown: duration(90 * time.Second)}, RequestTimeout: 10 * time.Second, MaxStoreBytes: 1 << 30,
+		Clusters: []Cluster{{Name: "east", Kubeconfig: "/etc/east", Context: "admin"}, {Name: "west-1.eu", InCluster: true}},
+		Approvers: map[string]Approvers{
+			"sre": {Local: []string{"bea", "carl"}, Slack: []string{"U012AB3CD", "W012AB3CD"}, SlackGroups: []string{"S012AB3CD"}, Emails: []string{"dora@example.com"}},
+			"all": {Local: []string{"*"}},
+		},
+		People:    []Person{{Name: "Bea", Local: []string{"bea"}, Slack: []string{"U012AB3CD"}, Principals: []string{"bea@example.com", "7d2f"}}},
+		Approvals: Approvals{Wait: duration(0), Cooldown: duration(90 * time.Second), MaxPending: 3, GrantFor: duration(0)},
+		Slack: &Slack{
+			BotTokenFile: filepath.Join(dir, "secrets/bot"), AppTokenFile: "/etc/slack/app", Channel: "C012AB3CD",
+			ChannelLabel: "example.com/channel", MatchEmail: true, APIURL: "http://127.0.0.1:9999/api/",
+		},
+		RequestTimeout: 10 * time.Second, MaxStoreBytes: 1 << 30,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -116,6 +135,7 @@ maxStoreBytes: 1073741824
 
 func TestMistakes(t *testing.T) {
 	const clusters = "clusters:\n- name: local\n  kubeconfig: kubeconfig\n"
+	const inSlack = "slack: {botTokenFile: a, appTokenFile: b, channel: C012AB3CD}\n"
 	for _, row := range []struct {
 		name, old, new string // in good
 		want           []string
@@ -155,7 +175,35 @@ func TestMistakes(t *testing.T) {
 		{"a cool-down of days", clusters, clusters + "approvals:\n  cooldown: 25h\n", []string{"10: cooldown is 25h0m0s; from 0s to 24h0m0s is expected"}},
 		{"requests of hours", clusters, clusters + "requestTimeout: 1h\n", []string{"9: requestTimeout is 1h0m0s; from 0s to 10m0s is expected"}},
 		{"a store of less than nothing", clusters, clusters + "maxStoreBytes: -1\n", []string{"9: maxStoreBytes must not be negative"}},
-		{"a key of another's", clusters, clusters + "slack: {}\n", []string{`9: unknown key "slack"`}},
+		{"a key of another's", clusters, clusters + "teams: {}\n", []string{`9: unknown key "teams"`}},
+		{"a grant of days", clusters, clusters + "approvals:\n  grantFor: 8h0m1s\n", []string{"10: grantFor is 8h0m1s; from 0s to 8h0m0s is expected"}},
+		{"a grant of less than nothing", clusters, clusters + "approvals:\n  grantFor: -1s\n", []string{"10: grantFor is -1s; from 0s to 8h0m0s is expected"}},
+		{"fewer questions than none", clusters, clusters + "approvals:\n  maxPending: -1\n", []string{"10: maxPending is -1; from 1 to 10000 is expected"}},
+		{"questions without end", clusters, clusters + "approvals:\n  maxPending: 10001\n", []string{"10: maxPending is 10001; from 1 to 10000 is expected"}},
+		{"half a question", clusters, clusters + "approvals:\n  maxPending: 1.5\n", []string{`10: "1.5" where a whole number is expected`}},
+		{"people of Slack without Slack", clusters, clusters + "approvers:\n  a: {slack: [U012AB3CD]}\n  b: {slackGroups: [S012AB3CD]}\n  c: {emails: [a@example.com]}\n  d: {local: [a]}\n", []string{
+			"10: approver set a has people of Slack, but slack is not configured", "11: approver set b has people of Slack, but slack is not configured", "12: approver set c has people of Slack, but slack is not configured"}},
+		{"emails that do not count", clusters, clusters + inSlack + "approvers:\n  a:\n    emails: [a@example.com]\n", []string{"12: emails count only with slack.matchEmail: true"}},
+		{"names where Slack has ids", clusters, clusters + inSlack + "approvers:\n  a: {slack: [bea, U012AB3CD, u012ab3cd], slackGroups: [U012AB3CD, '@sre']}\npeople:\n- {name: a, local: [a], slack: ['@bea']}\n", []string{
+			`11: "bea" is not the id of a Slack user, such as U012AB3CD`, `11: "u012ab3cd" is not the id of a Slack user, such as U012AB3CD`,
+			`11: "U012AB3CD" is not the id of a Slack user group, such as S012AB3CD`, `11: "@sre" is not the id of a Slack user group, such as S012AB3CD`,
+			`13: "@bea" is not the id of a Slack user, such as U012AB3CD`}},
+		{"a person without a name", clusters, clusters + "people:\n- {local: [a], principals: [b]}\n", []string{"10: a person has a name and at least two accounts: local, slack or principals"}},
+		{"a person of one account", clusters, clusters + "people:\n- {name: a, principals: [b]}\n", []string{"10: a person has a name and at least two accounts: local, slack or principals"}},
+		{"everybody as a person", clusters, clusters + "people:\n- {name: a, local: [\"*\"], principals: [\"\"]}\n", []string{`10: "*" is no account of one person`, `10: "" is no account of one person`}},
+		{"one account of two people", clusters, clusters + "people:\n- {name: Anna, local: [a], principals: [anna@example.com]}\n- {name: Ann, local: [b], principals: [Anna@example.com]}\n- {name: a, local: [c], principals: [a]}\n", []string{
+			"11: principals Anna@example.com stands there already, as an account of Anna: write all accounts of a person in one place"}},
+		{"Slack with nothing", clusters, clusters + "slack: {}\n", []string{
+			"9: slack.botTokenFile is missing: a file with the token of the app's bot, xoxb-...", "9: slack needs either appTokenFile (Socket Mode) or signingSecretFile (signed HTTP)",
+			`9: slack.channel is ""; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About`}},
+		{"Slack by both ways", clusters, clusters + strings.Replace(inSlack, "}", ", signingSecretFile: c}", 1), []string{"9: slack needs either appTokenFile (Socket Mode) or signingSecretFile (signed HTTP)"}},
+		{"the name of a channel", clusters, clusters + strings.Replace(inSlack, "C012AB3CD", "'#approvals'", 1), []string{
+			`9: slack.channel is "#approvals"; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About`}},
+		{"a person's id for a channel", clusters, clusters + strings.Replace(inSlack, "C012AB3CD", "U012AB3CD", 1), []string{
+			`9: slack.channel is "U012AB3CD"; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About`}},
+		{"tokens to Slack in the clear", clusters, clusters + strings.Replace(inSlack, "}", ", apiURL: 'http://slack.example/api/'}", 1), []string{`9: slack.apiURL is "http://slack.example/api/"; an https address that ends with / is expected`}},
+		{"half an address", clusters, clusters + strings.Replace(inSlack, "}", ", apiURL: 'https://slack.example/api'}", 1), []string{`9: slack.apiURL is "https://slack.example/api"; an https address that ends with / is expected`}},
+		{"a token in the configuration", clusters, clusters + strings.Replace(inSlack, "}", ", botToken: xoxb-1}", 1), []string{`9: unknown key "botToken"`}},
 		{"an unknown key of an issuer", "clusters:", "  audience: x\nclusters:", []string{`6: unknown key "audience"`}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -175,5 +223,35 @@ func TestMistakes(t *testing.T) {
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "absent.yaml")); err == nil || !strings.HasPrefix(err.Error(), "reading configuration: ") {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// Slack over signed HTTP, with the address of the real one.
+func TestSlackDefaults(t *testing.T) {
+	c, path, err := load(t, good+"slack: {botTokenFile: a, signingSecretFile: b, channel: G012AB3CD}\napprovals: {maxPending: 10000, grantFor: 8h}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	if want := (&Slack{BotTokenFile: filepath.Join(dir, "a"), SigningSecretFile: filepath.Join(dir, "b"), Channel: "G012AB3CD", APIURL: "https://slack.com/api/"}); !reflect.DeepEqual(c.Slack, want) {
+		t.Errorf("got  %+v\nwant %+v", c.Slack, want)
+	}
+	if c.Approvals.MaxPending != 10_000 || *c.Approvals.GrantFor != 8*time.Hour {
+		t.Errorf("got %+v", c.Approvals)
+	}
+}
+
+// The example says nothing that is not so, also in what it leaves commented.
+func TestExample(t *testing.T) {
+	data, err := os.ReadFile("example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := load(t, string(data)); err != nil {
+		t.Error(err)
+	}
+	c, _, err := load(t, regexp.MustCompile(`(?m)^# ( *(- )?[a-zA-Z]+:)`).ReplaceAllString(string(data), "$1"))
+	if err != nil || c.Slack == nil || len(c.People) == 0 || c.Approvals.MaxPending == 0 || len(c.Approvers["operators"].SlackGroups) == 0 {
+		t.Errorf("with what is commented: %+v, %v", c, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // stage is one server behind a proxy that can hold its requests.
 type stage struct {
-	*testing.T
+	testing.TB
 	ctx       context.Context
 	namespace string
 	proxy     *rig.Proxy
@@ -29,37 +29,53 @@ func newStage(t *testing.T) *stage { return newStageWith(t, "") }
 // newStageWith gives the server these rules instead of the guarded policy.
 func newStageWith(t *testing.T, rules string) *stage {
 	t.Helper()
-	s := &stage{T: t, ctx: t.Context()}
-	dir := t.TempDir()
-	var err error
 	if rules != "" {
-		text := "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules:\n" + rules
-		if err := rig.WriteFiles(dir, map[string]string{"policy/policy.yaml": text}); err != nil {
-			t.Fatal(err)
-		}
+		rules = "  rules:\n" + rules
 	}
-	if s.namespace, err = newNamespace(s.ctx); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { leave(s.namespace) })
-	if s.proxy, err = rig.StartProxy(world.cluster, world.admin, dir); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.proxy.Close() })
-	if s.server, err = newServer(dir, s.proxy.Kubeconfig); err != nil {
-		t.Fatal(err)
-	}
+	s := prepareStage(t, rules)
 	s.start()
 	t.Cleanup(func() {
 		if err := s.server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	s.agent = &rig.Agent{URL: s.server.URL, Token: world.token}
-	if err := s.agent.Connect(s.ctx); err != nil {
-		t.Fatal(err)
+	s.connect()
+	return s
+}
+
+// prepareStage does all but start the server, which gets a policy of this spec
+// instead of the guarded one.
+func prepareStage(tb testing.TB, spec string) *stage {
+	tb.Helper()
+	s := &stage{TB: tb, ctx: tb.Context()}
+	dir := tb.TempDir()
+	var err error
+	if spec != "" {
+		text := "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n" + spec
+		if err := rig.WriteFiles(dir, map[string]string{"policy/policy.yaml": text}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if s.namespace, err = newNamespace(s.ctx); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { leave(s.namespace) })
+	if s.proxy, err = rig.StartProxy(world.cluster, world.admin, dir); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.proxy.Close() })
+	if s.server, err = newServer(dir, s.proxy.Kubeconfig); err != nil {
+		tb.Fatal(err)
 	}
 	return s
+}
+
+func (s *stage) connect() {
+	s.Helper()
+	s.agent = &rig.Agent{URL: s.server.URL, Token: world.token}
+	if err := s.agent.Connect(s.ctx); err != nil {
+		s.Fatal(err)
+	}
 }
 
 func (s *stage) start() {
@@ -121,12 +137,19 @@ func (s *stage) eventually(what string, holds func() bool) {
 // operation, as the API server's own audit log tells.
 func (s *stage) sent(op string) int {
 	s.Helper()
+	return executions(s)[op]
+}
+
+// executions counts the patches that were more than a dry run, by operation, as
+// the API server's own audit log tells.
+func executions(tb testing.TB) map[string]int {
+	tb.Helper()
 	f, err := os.Open(world.cluster.AuditLog)
 	if err != nil {
-		s.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
-	count := 0
+	count := map[string]int{}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -134,8 +157,9 @@ func (s *stage) sent(op string) int {
 			AuditID, Verb, RequestURI, Stage string
 		}
 		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Stage == "ResponseComplete" &&
-			strings.HasPrefix(event.AuditID, op+".") && event.Verb == "patch" && !strings.Contains(event.RequestURI, "dryRun") {
-			count++
+			event.Verb == "patch" && !strings.Contains(event.RequestURI, "dryRun") {
+			op, _, _ := strings.Cut(event.AuditID, ".")
+			count[op]++
 		}
 	}
 	return count

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"countersign/approvals/slack/slacktest"
 	"countersign/e2e/rig"
 	"countersign/policy"
 )
@@ -148,6 +149,7 @@ approvals: {wait: 100ms}
 type script struct {
 	server *rig.Server
 	agents map[string]*rig.Agent
+	slack  *slacktest.Server // nil without one
 	log    *os.File
 }
 

@@ -23,6 +23,7 @@ import (
 // waits for its answer as long as a call may wait.
 func (g *Gate) ask(ctx context.Context, c *call) Result {
 	key := c.questionKey()
+	drawn := false // a call draws once, however often others are quicker
 	for {
 		was, err := g.Store.Question(key)
 		if err != nil {
@@ -43,20 +44,44 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 				})
 			}
 		}
-		if c.decision = g.limited(c, c.decision); c.decision.Effect == policy.Deny {
-			return g.deny(c, c.decision)
+		if !drawn {
+			if c.decision = g.limited(c, c.decision); c.decision.Effect == policy.Deny {
+				return g.deny(c, c.decision)
+			}
+			drawn = true
 		}
 		op := g.newOperation(c, approvals.PendingApproval)
 		op.Question = key
-		if op, err = g.question(op, c.decision, c.asked.Previews); err != nil {
+		if op, err = g.question(op, c.policy, &c.asked, c.decision); err != nil {
 			return g.unrecorded(c, err)
 		}
+		grant, err := g.granted(op)
+		if err == nil && grant != nil {
+			op.State, op.Grant, op.Votes, op.Expires, op.GrantFor = approvals.Executing, grant.ID, grant.Votes, time.Time{}, 0
+			var answer Result
+			if answer, err = g.change(ctx, c, op, grant); err == nil {
+				return answer
+			}
+			if errors.Is(err, ErrConflict) {
+				continue // it was used or taken back at the same time
+			}
+		}
+		if err != nil {
+			return g.unrecorded(c, err)
+		}
+		if !g.waiting.enter(op, g.MaxPending) {
+			return g.tooManyQuestions(c)
+		}
+		g.findChannel(ctx, c, &op)
 		requested := g.requestedEntry(op)
 		err = g.commit(Batch{
 			Entries:    append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision), requested),
 			Operations: []approvals.Operation{op},
 			Question:   &Question{Key: key, Op: op.ID, Was: was},
 		})
+		if err != nil {
+			g.waiting.leave(op.ID)
+		}
 		if errors.Is(err, ErrConflict) {
 			continue // the same call came in twice at once; join the other
 		}
@@ -78,8 +103,42 @@ func (g *Gate) join(ctx context.Context, c *call, asked approvals.Operation) Res
 	return g.wait(ctx, asked.ID, g.Wait, c.Progress)
 }
 
+// tooManyQuestions answers an agent that has as many questions open as it may.
+func (g *Gate) tooManyQuestions(c *call) Result {
+	r := g.deny(c, policy.Decision{
+		Effect: policy.Deny, Digest: c.decision.Digest,
+		Reason: fmt.Sprintf("%d of your calls wait for approval or were just rejected or withdrawn, and nobody may ask more than that at once (approvals.maxPending)", g.MaxPending),
+	})
+	if r.Status == Denied {
+		r.NextStep = "Nothing was changed. Wait until some are decided: list_operations shows them, and cancel_operation withdraws what is no longer needed."
+	}
+	return r
+}
+
+// findChannel takes the channel from the label of the namespace, where no rule
+// names one. Without it the question goes where questions go.
+func (g *Gate) findChannel(ctx context.Context, c *call, op *approvals.Operation) {
+	if g.ChannelLabel == "" || len(op.Channels) > 0 {
+		return
+	}
+	if c.asked.Namespaces == nil {
+		if err := g.look(ctx, c.op, &c.asked, policy.NeedNamespace); err != nil {
+			g.Log.Warn("reading which channel a namespace wants", "op", c.op, "err", audit.MaskText(err.Error()))
+			return
+		}
+	}
+	for _, namespace := range c.asked.Namespaces {
+		meta, _ := namespace["metadata"].(map[string]any)
+		labels, _ := meta["labels"].(map[string]any)
+		if channel, _ := labels[g.ChannelLabel].(string); channel != "" && !slices.Contains(op.Channels, channel) {
+			op.Channels = append(op.Channels, channel)
+		}
+	}
+}
+
 // question fills in what the approver is asked and what consent is bound to.
-func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []action.Preview) (approvals.Operation, error) {
+func (g *Gate) question(op approvals.Operation, set *policy.Set, c *policy.Call, d policy.Decision) (approvals.Operation, error) {
+	previews := c.Previews
 	digest, err := action.PreviewDigest(previews, g.digestKey(op.Plan))
 	if err != nil {
 		return op, err
@@ -91,9 +150,18 @@ func (g *Gate) question(op approvals.Operation, d policy.Decision, previews []ac
 	}
 	op.Requirements = requirements(d)
 	op.Rules, op.Reason, op.Risks = d.Rules, d.Reason, d.Risks
+	if op.GrantFor = 0; set.Grantable(c, d) && len(op.Kinds()) > 0 {
+		op.GrantFor = g.GrantFor
+	}
+	for _, a := range d.Approvals {
+		if a.Channel != "" && !slices.Contains(op.Channels, a.Channel) {
+			op.Channels = append(slices.Clone(op.Channels), a.Channel)
+		}
+	}
 	for i, p := range previews {
 		if hidesCode(p.Diff, op.Diffs[i]) {
 			op.Risks = append(slices.Clone(op.Risks), "part of a command line is masked and could be code")
+			op.GrantFor = 0
 			break
 		}
 	}
@@ -267,10 +335,10 @@ func (g *Gate) listOperations(c *call) Result {
 
 // cancel withdraws an operation that has not started.
 func (g *Gate) cancel(id string) Result {
-	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, Batch, error) {
 		op, err := g.move(op, approvals.Cancelled)
 		op.Reason = "withdrawn by the agent"
-		return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
+		return op, Batch{Entries: []Entry{g.approvalEntry(audit.ApprovalDecided, op)}}, err
 	})
 	if err != nil {
 		now := describe(op)
@@ -287,18 +355,23 @@ func (g *Gate) cancel(id string) Result {
 
 // Vote counts a person's answer to an operation. A refusal wraps one of the
 // errors of approvals, or ErrNotFound, and changes nothing.
-func (g *Gate) Vote(id string, p approvals.Person, approve bool, reason string) (approvals.Operation, error) {
-	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
-		op, err := op.Vote(p, approve, reason, g.Now())
+func (g *Gate) Vote(id string, p approvals.Person, ballot approvals.Ballot) (approvals.Operation, error) {
+	ballot.Reason = audit.MaskText(ballot.Reason)
+	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, Batch, error) {
+		op, err := op.Vote(p, ballot, g.Now())
 		op.Revision++
 		voted := g.approvalEntry(audit.ApprovalVoted, op)
-		voted.Record.Approval.By = []string{p.Name + " (" + p.ID + ")"}
-		voted.Record.Approval.Reason = reason
-		entries := []Entry{voted}
+		voted.Record.Approval.By = []string{p.String()}
+		voted.Record.Approval.Reason, voted.Record.Approval.Kind = ballot.Reason, ballot.Grant
+		b := Batch{Entries: []Entry{voted}}
 		if op.State != approvals.PendingApproval {
-			entries = append(entries, g.approvalEntry(audit.ApprovalDecided, op))
+			b.Entries = append(b.Entries, g.approvalEntry(audit.ApprovalDecided, op))
 		}
-		return op, entries, err
+		if grant, ok := op.Granted(newID(), g.Now()); ok {
+			op.Gave = grant.ID
+			b.Entries, b.Grants = append(b.Entries, g.grantEntry(audit.GrantCreated, grant)), []approvals.Grant{grant}
+		}
+		return op, b, err
 	})
 	switch {
 	case err == nil && op.State == approvals.Authorized:
@@ -306,7 +379,7 @@ func (g *Gate) Vote(id string, p approvals.Person, approve bool, reason string) 
 	case err != nil && !errors.Is(err, ErrNotFound):
 		refused := g.approvalEntry(audit.ApprovalVoted, op)
 		refused.Record.Outcome = audit.Denied
-		refused.Record.Approval.By = []string{p.Name + " (" + p.ID + ")"}
+		refused.Record.Approval.By = []string{p.String()}
 		refused.Record.Error = &audit.Error{Type: "vote", Message: audit.MaskText(err.Error())}
 		err = errors.Join(err, g.commit(Batch{Entries: []Entry{refused}}))
 	}
@@ -315,17 +388,18 @@ func (g *Gate) Vote(id string, p approvals.Person, approve bool, reason string) 
 
 // update changes a stored operation by compare-and-swap: change is called with
 // the operation as stored, again whenever somebody else was quicker.
-func (g *Gate) update(id string, change func(approvals.Operation) (approvals.Operation, []Entry, error)) (approvals.Operation, error) {
+func (g *Gate) update(id string, change func(approvals.Operation) (approvals.Operation, Batch, error)) (approvals.Operation, error) {
 	for {
 		stored, err := g.Store.Operation(id)
 		if err != nil {
 			return stored, err
 		}
-		changed, entries, err := change(stored)
+		changed, b, err := change(stored)
 		if err != nil {
 			return stored, err
 		}
-		err = g.commit(Batch{Entries: entries, Operations: []approvals.Operation{changed}})
+		b.Operations = []approvals.Operation{changed}
+		err = g.commit(b)
 		if errors.Is(err, ErrConflict) {
 			continue
 		}
@@ -344,13 +418,13 @@ func (g *Gate) expireLater(op approvals.Operation) {
 		if g.background.Err() != nil {
 			return // the next start takes it up
 		}
-		_, err := g.update(id, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+		_, err := g.update(id, func(op approvals.Operation) (approvals.Operation, Batch, error) {
 			if op.State != approvals.PendingApproval {
-				return op, nil, approvals.ErrNotPending
+				return op, Batch{}, approvals.ErrNotPending
 			}
 			op, err := g.move(op, approvals.Expired)
 			op.Reason = "nobody decided in time"
-			return op, []Entry{g.approvalEntry(audit.ApprovalDecided, op)}, err
+			return op, Batch{Entries: []Entry{g.approvalEntry(audit.ApprovalDecided, op)}}, err
 		})
 		if err != nil && !errors.Is(err, approvals.ErrNotPending) {
 			g.Log.Error("expiring an operation", "op", id, "err", err)

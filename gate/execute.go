@@ -19,10 +19,16 @@ import (
 // execute sends the Actions of a plan in order and stops at the first error.
 // It returns the answers of those that succeeded. What was previewed is sent
 // only while the object is as it was seen; when it is not, or is only held up,
-// again says whether and under which Audit-ID it is sent once more.
-func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, again func(i int, moved bool) (string, error)) ([]Response, error) {
+// again says whether and under which Audit-ID it is sent once more. A non-nil
+// before is asked right before each.
+func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, before func() error, again func(i int, moved bool) (string, error)) ([]Response, error) {
 	var results []Response
 	for i, a := range plan.Actions {
+		if before != nil {
+			if err := before(); err != nil {
+				return results, refusedOne(plan, a, "", err)
+			}
+		}
 		result, err := g.executeOne(ctx, a, ids[i], func() (live Live) {
 			if previews != nil {
 				live = Live{previews[i].UID(), previews[i].ResourceVersion()}
@@ -104,7 +110,15 @@ func (g *Gate) again(ctx context.Context, op approvals.Operation, previews []act
 // still is asked when an object is not as it was seen, with what is seen now.
 func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview, still func([]action.Preview) error) Result {
 	start := g.Now()
-	results, err := g.execute(ctx, op.Plan, ids, previews, func(i int, moved bool) (string, error) {
+	ctx, done := g.locks.run(ctx, op)
+	defer done()
+	unlocked := func() error {
+		if l := g.locked(&op.Principal, op.Tool, op.Plan.Actions); l != nil {
+			return &lockedError{*l}
+		}
+		return nil
+	}
+	results, err := g.execute(ctx, op.Plan, ids, previews, unlocked, func(i int, moved bool) (string, error) {
 		return g.again(ctx, op, previews, i, moved, still)
 	})
 	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
@@ -116,6 +130,10 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 		state = approvals.Unknown
 		entry.Record.Type, entry.Record.Outcome = audit.ExecUnknown, audit.Unknown
 		op.Reason = "there was no answer to the request"
+		var locked *lockedError
+		if errors.As(context.Cause(ctx), &locked) {
+			op.Reason = "it was cut off while it ran, because " + locked.lock.Text()
+		}
 		var answered *APIError
 		if errors.As(err, &answered) {
 			op.Reason = fmt.Sprintf("the API server answered with error %d: %s", answered.Code, said(answered.Message))

@@ -29,10 +29,14 @@ type memory struct {
 	entries   []Entry
 	ops       map[string]approvals.Operation
 	questions map[string]string
+	grants    map[string]approvals.Grant
+	locks     []approvals.Lock
 	poisoned  error
 	changed   chan struct{} // closed at the next commit
 	// fault, when set, decides about a batch before anything else does.
 	fault func(Batch) fault
+	// meanwhile, when set, is what somebody else does right before a batch is stored.
+	meanwhile func(Batch)
 }
 
 // fault is what a broken disk does to a commit.
@@ -47,6 +51,9 @@ const (
 var errDisk = errors.New("disk full")
 
 func (m *memory) Commit(_ context.Context, b Batch) error {
+	if m.meanwhile != nil {
+		m.meanwhile(b)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.poisoned != nil {
@@ -65,6 +72,11 @@ func (m *memory) Commit(_ context.Context, b Batch) error {
 			return fmt.Errorf("%w: operation %s", ErrConflict, op.ID)
 		}
 	}
+	for _, grant := range b.Grants {
+		if m.grants[grant.ID].Revision+1 != grant.Revision {
+			return fmt.Errorf("%w: grant %s", ErrConflict, grant.ID)
+		}
+	}
 	if q := b.Question; q != nil {
 		if m.questions[q.Key] != q.Was {
 			return fmt.Errorf("%w: question", ErrConflict)
@@ -74,6 +86,13 @@ func (m *memory) Commit(_ context.Context, b Batch) error {
 	for _, op := range b.Operations {
 		m.ops[op.ID] = op
 	}
+	for _, grant := range b.Grants {
+		m.grants[grant.ID] = grant
+	}
+	for _, id := range b.Ended {
+		delete(m.grants, id)
+	}
+	m.locks = slices.DeleteFunc(append(m.locks, b.Locks...), func(l approvals.Lock) bool { return slices.Contains(b.Unlocks, l.ID) })
 	m.entries = append(m.entries, b.Entries...)
 	if broken == kept {
 		m.poisoned = errDisk
@@ -110,6 +129,18 @@ func (m *memory) Operation(id string) (approvals.Operation, error) {
 		return op, ErrNotFound
 	}
 	return op, nil
+}
+
+func (m *memory) Grants() ([]approvals.Grant, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.grants)), nil
+}
+
+func (m *memory) Locks() ([]approvals.Lock, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.locks), nil
 }
 
 func (m *memory) Operations(f func(approvals.Operation) bool) error {
@@ -174,8 +205,8 @@ type fakeCluster struct {
 	namespacesRead []string
 	// refuse, when set, fails a request; effect says whether it is done all the same.
 	refuse func(a action.Action) (err error, effect bool)
-	// unreachable, when set, fails every preview.
-	unreachable error
+	// unreachable, when set, fails every preview, unreadable every look at a Namespace.
+	unreachable, unreadable error
 	// looking, when set, is called with every preview, sending with every request.
 	looking, sending func()
 }
@@ -237,8 +268,8 @@ func (c *fakeCluster) Namespace(_ context.Context, _, name, _ string) (map[strin
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.namespacesRead = append(c.namespacesRead, name)
-	if name == "absent" {
-		return nil, nil
+	if name == "absent" || c.unreadable != nil {
+		return nil, c.unreadable
 	}
 	return map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"name": name}}}, nil
 }
@@ -382,7 +413,7 @@ const allowAll = `  - {name: all, effect: allow, match: {principals: {groups: [a
 
 func newRig(t *testing.T, rules string) *rig {
 	t.Helper()
-	store := &memory{ops: map[string]approvals.Operation{}, questions: map[string]string{}, changed: make(chan struct{})}
+	store := &memory{ops: map[string]approvals.Operation{}, questions: map[string]string{}, grants: map[string]approvals.Grant{}, changed: make(chan struct{})}
 	r := &rig{t: t, store: store, cluster: &fakeCluster{t: t, store: store, objects: map[string]map[string]any{webScale: scaleObject("u-1", 2)}}}
 	r.clock.Store(&noon)
 	r.rules(rules)
@@ -405,7 +436,7 @@ func (r *rig) start() *Gate {
 	r.t.Helper()
 	r.Gate = &Gate{
 		Store: r.store, Cluster: r.cluster, Policy: r.policy.Load, Tools: tools.All([]string{"local"}), DigestKey: []byte("key"),
-		Cooldown: 5 * time.Minute, RequestTimeout: time.Minute, Node: "test", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Cooldown: 5 * time.Minute, MaxPending: 20, GrantFor: 30 * time.Minute, RequestTimeout: time.Minute, Node: "test", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return *r.clock.Load() },
 	}
 	if err := r.Start(); err != nil {
@@ -451,7 +482,7 @@ func sre(name string) approvals.Person {
 
 func (r *rig) approve(id string) {
 	r.t.Helper()
-	if _, err := r.Vote(id, sre("bea"), true, ""); err != nil {
+	if _, err := r.Vote(id, sre("bea"), approvals.Ballot{Approve: true}); err != nil {
 		r.t.Fatal(err)
 	}
 }

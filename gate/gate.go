@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,10 @@ type Store interface {
 	Operations(f func(approvals.Operation) bool) error
 	// Question returns the operation that was last asked under a key, or "".
 	Question(key string) (string, error)
+	// Grants loads every grant that is kept, also those that hold no more.
+	Grants() ([]approvals.Grant, error)
+	// Locks loads every lock that has not been removed.
+	Locks() ([]approvals.Lock, error)
 }
 
 // Batch is what one Commit stores together.
@@ -49,6 +54,15 @@ type Batch struct {
 	// Question, when set, makes Op the answer to Question(Key), provided that
 	// the answer is still Was.
 	Question *Question
+	// Grants are stored as Operations are, by revision; those with the ids of
+	// Ended are forgotten.
+	Grants []approvals.Grant
+	Ended  []string
+	// Deliveries are what a messenger has been told.
+	Deliveries []approvals.Delivery
+	// Locks are added, and those with the ids of Unlocks removed.
+	Locks   []approvals.Lock
+	Unlocks []string
 }
 
 // Entry is a record and, where it has one, the payload that it commits to.
@@ -130,6 +144,13 @@ type Gate struct {
 	Wait time.Duration
 	// Cooldown is how long after a rejection the same call is refused.
 	Cooldown time.Duration
+	// MaxPending is how many questions of one principal may be open.
+	MaxPending int
+	// GrantFor is for how long an approver may consent to a kind of change; 0 is not at all.
+	GrantFor time.Duration
+	// ChannelLabel is the label of a Namespace that names the channel for
+	// questions about it; empty when there is none.
+	ChannelLabel string
 	// RequestTimeout bounds one request to an API server.
 	RequestTimeout time.Duration
 	// Node names this server in records.
@@ -138,6 +159,8 @@ type Gate struct {
 	Now  func() time.Time
 
 	budgets budgets
+	waiting waiting
+	locks   locks
 
 	bell   bell     // rung when an operation changes
 	groups sync.Map // caller -> []string, those of its last call
@@ -217,6 +240,10 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 	c.Args = c.tool.Recordable(args)
 
 	// 2. Could this principal ever do this? If not, no cluster is touched.
+	own := c.tool.Scopes == nil // about its own operations, which a lock has withdrawn or lets be seen
+	if l := g.locked(&req.Principal, req.Tool, []action.Action{{Cluster: c.tool.Cluster(args)}}); l != nil && !own {
+		return g.deny(c, halted(l, c.policy))
+	}
 	if refusal, could := c.policy.CouldIn(c.tool.Cluster(args), &req.Principal, req.Tool, c.tool.Scopes); !could {
 		return g.deny(c, refusal)
 	}
@@ -273,7 +300,13 @@ func (g *Gate) Call(ctx context.Context, req Request) Result {
 		if c.Plan.ReadOnly() {
 			return g.read(ctx, c)
 		}
-		return g.change(ctx, c)
+		op := g.newOperation(c, approvals.Executing)
+		op.UIDs = uids(c.asked.Previews)
+		answer, err := g.change(ctx, c, op, nil)
+		if err != nil {
+			return g.unrecorded(c, err)
+		}
+		return answer
 	case policy.RequireApproval:
 		// 7. Ask, and wait a little.
 		return g.ask(ctx, c)
@@ -372,30 +405,40 @@ func (g *Gate) sendRead(ctx context.Context, plan action.Plan, ids []string, ent
 	go func() {
 		durable <- g.commit(Batch{Entries: entries})
 	}()
-	results, err = g.execute(ctx, plan, ids, nil, nil)
+	results, err = g.execute(ctx, plan, ids, nil, nil, nil)
 	return results, err, <-durable
 }
 
-// change is the way of an allowed write: one commit before, one after. The
-// client going away does not stop it once it has started.
-func (g *Gate) change(ctx context.Context, c *call) Result {
+// change is the way of a write that policy or a grant allows: one commit before,
+// one after. The client going away does not stop it once it has started. With an
+// error nothing was begun; ErrConflict says that the grant is no longer as it was.
+func (g *Gate) change(ctx context.Context, c *call, op approvals.Operation, grant *approvals.Grant) (Result, error) {
 	ctx = context.WithoutCancel(ctx)
-	op := g.newOperation(c, approvals.Executing)
-	op.UIDs = uids(c.asked.Previews)
 	select {
 	case g.changes <- struct{}{}:
 	default:
-		return g.notBegun(c, errBusy)
+		return g.notBegun(c, errBusy), nil
 	}
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
-	entries := append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision),
-		g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids))
+	decided, started := g.decidedEntry(c.op, c.Principal, c.Session, c.decision), g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)
+	b := Batch{Operations: []approvals.Operation{op}}
+	if grant != nil {
+		// The use is counted in the commit that starts it, so that nothing starts
+		// under a grant that is taken back at the same time.
+		used := *grant
+		used.Uses, used.Revision = used.Uses+1, used.Revision+1
+		b.Grants = []approvals.Grant{used}
+		decided.Record.Outcome = audit.Success
+		decided.Record.Approval = &audit.Approval{Grant: grant.ID, By: grant.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
+		started.Record.Approval = decided.Record.Approval
+	}
+	b.Entries = append(slices.Clone(c.intent), decided, started)
 	// A crash before this commit leaves nothing. A crash after it leaves an
 	// operation in EXECUTING, which the next start turns into UNKNOWN and
 	// looks into; it is never sent again.
-	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
+	if err := g.commit(b); err != nil {
 		<-g.changes
-		return g.unrecorded(c, err)
+		return Result{}, err
 	}
 	done := g.carryOut(ctx, c, op, ids)
 	// Many evictions can take longer than a client waits for an answer.
@@ -404,13 +447,13 @@ func (g *Gate) change(ctx context.Context, c *call) Result {
 	for limit := time.After(tools.MaxWait); ; {
 		select {
 		case r := <-done:
-			return r
+			return r, nil
 		case <-tick.C:
 			if c.Progress != nil {
 				c.Progress("still running")
 			}
 		case <-limit:
-			return describe(op)
+			return describe(op), nil
 		}
 	}
 }
@@ -435,11 +478,7 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 			done <- answer
 		}()
 		answer = g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {
-			c.asked.Previews, c.asked.Now = previews, g.Now()
-			if d := c.policy.DecideCall(&c.asked); d.Effect != policy.Allow {
-				return errors.New(d.Reason)
-			}
-			return nil
+			return g.stillAllowed(c, op, previews)
 		})
 	})
 	return done
@@ -450,7 +489,13 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 func (g *Gate) commit(b Batch) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	return g.Store.Commit(ctx, b)
+	err := g.Store.Commit(ctx, b)
+	if err == nil {
+		for _, op := range b.Operations {
+			g.count(op)
+		}
+	}
+	return err
 }
 
 // commitTimeout bounds how long a commit may wait for its turn.

@@ -422,7 +422,7 @@ func TestTwoVotesAtOnce(t *testing.T) {
 		outcomes := make(chan error, 4)
 		for _, name := range []string{"bea", "carl", "bea", "dora"} {
 			wg.Go(func() {
-				_, err := r.Vote(id, sre(name), true, "")
+				_, err := r.Vote(id, sre(name), approvals.Ballot{Approve: true})
 				outcomes <- err
 			})
 		}
@@ -552,7 +552,7 @@ func TestDrift(t *testing.T) {
 					t.Errorf("the same call joins %s; want %s", got.Op, fresh.ID)
 				}
 			}
-			if _, err := r.Vote(id, sre("carl"), true, ""); !errors.Is(err, approvals.ErrNotPending) {
+			if _, err := r.Vote(id, sre("carl"), approvals.Ballot{Approve: true}); !errors.Is(err, approvals.ErrNotPending) {
 				t.Errorf("the stale one can be approved: %v", err)
 			}
 			r.approve(fresh.ID)
@@ -642,7 +642,7 @@ func TestPrincipalLostAGroup(t *testing.T) {
 func TestRejected(t *testing.T) {
 	r := newRig(t, askAlways)
 	id := r.scale(3).Op
-	if _, err := r.Vote(id, sre("bea"), false, "wait for the sale"); err != nil {
+	if _, err := r.Vote(id, sre("bea"), approvals.Ballot{Reason: "wait for the sale"}); err != nil {
 		t.Fatal(err)
 	}
 	if told := r.call("get_operation", `{"op":"`+id+`"}`); told.Status != "rejected" || told.Reason != "wait for the sale" || !told.Failed() {
@@ -675,7 +675,7 @@ func TestRefusedVote(t *testing.T) {
 		{id, approvals.Person{ID: "local:9", Name: "bot", Sets: []string{"sre"}}, approvals.ErrSelfApproval},
 		{"no such", sre("bea"), ErrNotFound},
 	} {
-		if _, err := r.Vote(row.id, row.person, true, ""); !errors.Is(err, row.want) {
+		if _, err := r.Vote(row.id, row.person, approvals.Ballot{Approve: true}); !errors.Is(err, row.want) {
 			t.Errorf("%s on %s: %v; want %v", row.person.Name, row.id, err, row.want)
 		}
 	}
@@ -701,7 +701,7 @@ func TestExpires(t *testing.T) {
 		r := newRig(t, askAlways)
 		id := r.scale(3).Op
 		r.later(time.Hour)
-		if _, err := r.Vote(id, sre("bea"), true, ""); !errors.Is(err, approvals.ErrNotPending) {
+		if _, err := r.Vote(id, sre("bea"), approvals.Ballot{Approve: true}); !errors.Is(err, approvals.ErrNotPending) {
 			t.Errorf("approved too late: %v", err)
 		}
 		r.restart()
@@ -754,7 +754,7 @@ func TestCancel(t *testing.T) {
 	if got := r.call("cancel_operation", `{"op":"`+id+`"}`); got.Status != "cancelled" {
 		t.Errorf("got %+v", got)
 	}
-	if _, err := r.Vote(id, sre("bea"), true, ""); !errors.Is(err, approvals.ErrNotPending) {
+	if _, err := r.Vote(id, sre("bea"), approvals.Ballot{Approve: true}); !errors.Is(err, approvals.ErrNotPending) {
 		t.Errorf("approved after it was withdrawn: %v", err)
 	}
 	if got := r.call("cancel_operation", `{"op":"`+id+`"}`); got.Status != "cancelled" {

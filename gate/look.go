@@ -12,7 +12,7 @@ import (
 // nothing else. A non-nil before is called once, before the first request.
 func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, c *policy.Call, before func() error) (policy.Decision, error) {
 	for {
-		d := set.DecideCall(c)
+		d := g.decide(set, c)
 		needs, why := c.Next(d)
 		if needs == 0 {
 			return d, nil

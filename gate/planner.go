@@ -130,7 +130,7 @@ func (p *planner) allowed(ctx context.Context, a action.Action) (policy.Decision
 	one := *c
 	one.Plan = action.Plan{Tool: c.Tool, Actions: []action.Action{a}}
 	asked := policy.Call{Principal: &c.Principal, Plan: one.Plan, Args: c.Args, Now: p.g.Now()}
-	d := c.policy.DecideCall(&asked)
+	d := p.g.decide(c.policy, &asked)
 	if d.Needs != 0 {
 		if err := p.record(); err != nil {
 			return d, err
@@ -156,7 +156,7 @@ func (p *planner) allowed(ctx context.Context, a action.Action) (policy.Decision
 
 // Verdict implements tools.Reader.
 func (p *planner) Verdict(tool string, a action.Action) tools.Verdict {
-	return verdict(p.c.policy.DecideCall(&policy.Call{
+	return verdict(p.g.decide(p.c.policy, &policy.Call{
 		Principal: &p.c.Principal, Plan: action.Plan{Tool: tool, Actions: []action.Action{a}}, Now: p.g.Now(),
 	}))
 }
@@ -189,7 +189,7 @@ func (p *planner) Forecast(ctx context.Context, tool string, a action.Action) (t
 		return tools.Forecast{}, err
 	}
 	asked := policy.Call{Principal: &c.Principal, Plan: action.Plan{Tool: tool, Actions: []action.Action{a}}, Now: p.g.Now()}
-	if d := c.policy.DecideCall(&asked); d.Needs == 0 && d.Effect == policy.Deny {
+	if d := p.g.decide(c.policy, &asked); d.Needs == 0 && d.Effect == policy.Deny {
 		return tools.Forecast{Verdict: verdict(d)}, nil
 	}
 	if err := p.record(); err != nil {

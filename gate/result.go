@@ -58,6 +58,11 @@ type ApprovalSummary struct {
 	Expires   time.Time `json:"expires"`
 }
 
+// lockRule begins the name under which results and records tell of a lock.
+const lockRule = "lock:"
+
+const lockedStep = "An operator of Countersign has stopped this. Do not try to reach the same by another way; tell the person you work for, and wait until the lock is removed."
+
 func waitStep(op string) string {
 	return fmt.Sprintf("A person has to approve this. Call wait_for_operation with op %q; do not send the same call again. It runs by itself once approved.", op)
 }
@@ -117,6 +122,7 @@ func failed(op string, err error) Result {
 	r := Result{Status: Failed, Op: op, NextStep: "Nothing was changed. Read the reason before trying again."}
 	var refused *APIError
 	var argument *tools.ArgumentError
+	var locked *lockedError
 	switch {
 	case errors.As(err, &refused):
 		what := "it"
@@ -128,6 +134,8 @@ func failed(op string, err error) Result {
 		r.NextStep = afterRefusal(refused)
 	case errors.As(err, &argument):
 		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was changed."
+	case errors.As(err, &locked):
+		r.Reason, r.NextStep = err.Error(), lockedStep
 	case errors.Is(err, errBusy):
 		r.Reason, r.NextStep = err.Error(), "Nothing was changed. Send the call again in a moment."
 	default:
@@ -209,14 +217,19 @@ func describe(op approvals.Operation) Result {
 		default:
 			r.Summary = op.Result
 		}
-	case approvals.Denied:
-		r.NextStep = "Do not try to reach the same by another way. Ask for something that policy allows, or tell the person you work for."
+	case approvals.Denied, approvals.Cancelled:
+		switch {
+		case strings.HasPrefix(r.Rule, lockRule):
+			r.NextStep = lockedStep
+		case op.State == approvals.Cancelled:
+			r.NextStep = "It was withdrawn. Nothing was changed."
+		default:
+			r.NextStep = "Do not try to reach the same by another way. Ask for something that policy allows, or tell the person you work for."
+		}
 	case approvals.Rejected:
 		r.NextStep = "An approver said no. Take the reason into account; do not send the same call again."
 	case approvals.Expired:
 		r.NextStep = "Nobody decided in time. Send the call again if it is still needed."
-	case approvals.Cancelled:
-		r.NextStep = "It was withdrawn. Nothing was changed."
 	case approvals.Stale:
 		if op.SupersededBy == "" {
 			r.NextStep = "What was approved cannot be done any more. Nothing was changed. Look at the live object, and send a new call if it is still needed."

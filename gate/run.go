@@ -18,12 +18,18 @@ import (
 // Start takes up what an earlier run of the server left: operations that were
 // being executed become UNKNOWN and are looked into, approved ones are executed,
 // pending ones wait on. It must be called once, before the first Call.
-func (g *Gate) Start() error {
+func (g *Gate) Start() (err error) {
 	g.background, g.stop = context.WithCancel(context.Background())
 	g.slots, g.looks = make(chan struct{}, maxExecutions), make(chan struct{}, maxExecutions)
 	g.changes = make(chan struct{}, maxChanges)
 	g.logins.limiter = rate.NewLimiter(loginsASecond, loginBurst)
 	if err := g.commit(Batch{Entries: []Entry{{Record: g.serverRecord(audit.LogOpened)}}}); err != nil {
+		return err
+	}
+	if err := g.forgetGrants(); err != nil {
+		return err
+	}
+	if g.locks.all, err = g.Store.Locks(); err != nil {
 		return err
 	}
 	open, err := g.Store.OpenOperations()
@@ -33,6 +39,7 @@ func (g *Gate) Start() error {
 	for _, op := range open {
 		switch op.State {
 		case approvals.PendingApproval:
+			g.count(op)
 			g.expireLater(op)
 		case approvals.Authorized:
 			g.runLater(op.ID)
@@ -140,14 +147,14 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.
 	}
 	found := combine(all)
 	found.Detail = audit.MaskText(found.Detail)
-	_, err := g.update(op.ID, func(op approvals.Operation) (approvals.Operation, []Entry, error) {
+	_, err := g.update(op.ID, func(op approvals.Operation) (approvals.Operation, Batch, error) {
 		op, err := g.move(op, approvals.Reconciled)
 		op.Evidence = found.Result
 		op.Reason = found.Detail
 		r := g.record(audit.ExecReconciled, op.ID, op.Principal, op.Session)
 		r.Actions, r.Evidence = recordActions(op.Plan, nil, nil), &found
 		r.Outcome = map[string]string{Applied: audit.Success, NotApplied: audit.Failure, Undeterminable: audit.Unknown}[found.Result]
-		return op, []Entry{{Record: r}}, err
+		return op, Batch{Entries: []Entry{{Record: r}}}, err
 	})
 	if err != nil {
 		g.Log.Error("recording a reconciliation", "op", op.ID, "err", err)
@@ -211,7 +218,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if decision.Effect != policy.Allow && decision.Effect != policy.RequireApproval {
 		return false, g.endDenied(op, decision)
 	}
-	fresh, err := g.question(op, decision, previews)
+	fresh, err := g.question(op, set, &call, decision)
 	if err != nil {
 		return false, err
 	}
@@ -272,7 +279,7 @@ func (g *Gate) endDenied(op approvals.Operation, d policy.Decision) error {
 // would change now, in one commit.
 func (g *Gate) askAgain(op, fresh approvals.Operation, reason string) error {
 	fresh.ID, fresh.State, fresh.Revision = newID(), approvals.PendingApproval, 1
-	fresh.Votes, fresh.Supersedes = nil, op.ID
+	fresh.Votes, fresh.Supersedes, fresh.Drift = nil, op.ID, approvals.Drifted(op, fresh)
 	fresh.Created, fresh.Updated = g.Now(), g.Now()
 	if len(fresh.Requirements) == 0 {
 		// Policy would allow what drifted, but somebody was asked about something

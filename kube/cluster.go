@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -47,6 +48,10 @@ type cluster struct {
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
 	shortcuts meta.RESTMapper
+	// kinds is what was resolved since the cluster was last asked what it serves. It
+	// is replaced and not emptied, so that what was resolved before does not come
+	// back: [apiVersion, kind] -> action.Resource.
+	kinds atomic.Pointer[sync.Map]
 
 	mu sync.Mutex
 	// refreshed and dropped are when a kind that is not known, and one that is
@@ -106,10 +111,18 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	}
 	cached := memory.NewMemCacheClient(discoveryClient)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
-	return &cluster{
+	c := &cluster{
 		name: config.Name, config: restConfig, client: client, discovery: cached, mapper: mapper,
 		shortcuts: restmapper.NewShortcutExpander(mapper, cached, nil),
-	}, nil
+	}
+	c.kinds.Store(new(sync.Map))
+	return c, nil
+}
+
+// forget makes the next call ask the cluster what it serves.
+func (c *cluster) forget() {
+	c.mapper.Reset()
+	c.kinds.Store(new(sync.Map))
 }
 
 func load(config Config) (*rest.Config, error) {
@@ -157,6 +170,13 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 		}
 		return action.Resource{}, tools.BadArgument("kind %.100q is not the name of a kind: %s", kind, howToFind)
 	}
+	key := [2]string{apiVersion, kind}
+	if apiVersion == "" { // then case does not matter, see resolve
+		key[1] = strings.ToLower(kind)
+	}
+	if known, ok := one.kinds.Load().Load(key); ok {
+		return known.(action.Resource), nil
+	}
 	// The mapper knows no context and holds a lock while it asks.
 	type answer struct {
 		resource action.Resource
@@ -164,10 +184,15 @@ func (c *Clusters) Resolve(ctx context.Context, clusterName, apiVersion, kind st
 	}
 	done := make(chan answer, 1)
 	go func() {
+		kinds := one.kinds.Load()
 		resource, err := one.resolve(apiVersion, kind)
 		if meta.IsNoMatchError(err) && one.mayRefresh(&one.refreshed) {
-			one.mapper.Reset()
+			one.forget()
+			kinds = one.kinds.Load()
 			resource, err = one.resolve(apiVersion, kind)
+		}
+		if err == nil {
+			kinds.Store(key, resource)
 		}
 		done <- answer{resource, err}
 	}()

@@ -334,7 +334,7 @@ func (c *cluster) gone(a action.Action, err error) error {
 		return err
 	}
 	if c.mayRefresh(&c.dropped) {
-		c.mapper.Reset()
+		c.forget()
 	}
 	what := a.Resource.GroupResource()
 	if a.Subresource != "" {

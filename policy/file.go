@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -69,7 +70,17 @@ type approvalSpec struct {
 	Expires time.Duration `yaml:"expires"`
 	// Reason is "required" when every approver must say why.
 	Reason string `yaml:"reason"`
+	// Grant is "never" when an answer is for the one call only; "allowed", which
+	// is also meant when it is absent, lets an approver consent to the kind of
+	// call for a time, within the bounds of Set.Grantable.
+	Grant string `yaml:"grant"`
+	// Channel is the id of the Slack channel where people are asked; when absent,
+	// it is that of the configuration.
+	Channel string `yaml:"channel"`
 }
+
+// channelID is how Slack writes the ids of channels, public and private.
+var channelID = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
 
 type matchSpec struct {
 	Principals struct {
@@ -381,6 +392,13 @@ func compile(spec ruleSpec) (*rule, []mistake) {
 		}
 		if w := spec.Approval.Reason; w != "" && w != "required" && w != "optional" {
 			bad(fmt.Sprintf("approval.reason is %q; required or optional", w), "approval", "reason")
+		}
+		if g := spec.Approval.Grant; g != "" && g != "never" && g != "allowed" {
+			bad(fmt.Sprintf("approval.grant is %q; never or allowed", g), "approval", "grant")
+		}
+		r.approval.NoGrant = spec.Approval.Grant == "never"
+		if r.approval.Channel = spec.Approval.Channel; r.approval.Channel != "" && !channelID.MatchString(r.approval.Channel) {
+			bad(fmt.Sprintf("approval.channel is %q; the id of the channel is wanted, such as C0123ABCD, and not its name: in Slack, click the channel's name; the id stands at the end of the tab About", r.approval.Channel), "approval", "channel")
 		}
 	case "":
 		bad("effect is missing: allow, require_approval or deny", "effect")

@@ -35,6 +35,11 @@ type try struct{ request, body, live, result string }
 
 func (w *world) try(row try) Decision {
 	w.t.Helper()
+	return w.set.Decide(w.asked(row))
+}
+
+func (w *world) asked(row try) Request {
+	w.t.Helper()
 	req := w.req
 	req.Action = request(w.t, row.request)
 	if req.Action.Verb == action.Patch && req.Action.Options.PatchType == "" {
@@ -53,7 +58,7 @@ func (w *world) try(row try) Decision {
 		preview := action.NewPreview(object(w.t, row.live), object(w.t, row.result))
 		req.Preview = &preview
 	}
-	return w.set.Decide(req)
+	return req
 }
 
 // shapes are objects that hold a pod, and the requests that write them.

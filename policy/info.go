@@ -51,6 +51,9 @@ func (s *Set) About(p *action.Principal) []string {
 		}
 		if r.effect == RequireApproval {
 			text += fmt.Sprintf(", by %d of %s within %s", r.approval.Count, strings.Join(r.approval.Approvers, " or "), r.approval.Expires)
+			if r.approval.NoGrant {
+				text += ", no grants"
+			}
 		}
 		if r.message != "" {
 			text += ". " + r.message

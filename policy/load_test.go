@@ -15,6 +15,8 @@ import (
 
 const header = "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules:\n"
 
+const idWanted = `the id of the channel is wanted, such as C0123ABCD, and not its name: in Slack, click the channel's name; the id stands at the end of the tab About`
+
 // mistakeRow is a file, with "<1>", "<2>", ... at the end of the lines that have
 // a mistake, and what is said of each.
 type mistakeRow struct {
@@ -157,6 +159,52 @@ func TestLoadReportsEveryMistakeWithItsLine(t *testing.T) {
       count: 0 <1>
       expires: -1m <2>
       reason: always <3>`, []string{`rule r: approval.count must be at least 1`, `rule r: approval.expires must be more than 0`, `rule r: approval.reason is "always"; required or optional`}},
+		{"grant of another kind", header + `
+  - name: r
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      grant: Never <1>
+  - name: s
+    effect: require_approval
+    approval: {approvers: [sre], grant: false} <2>
+  - name: t
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      grant: <3>
+      channel: "" <4>
+  - {name: u, effect: deny, approval: {grant: never}} <5>`, []string{`rule r: approval.grant is "Never"; never or allowed`,
+			`rule s: approval.grant is "false"; never or allowed`,
+			`key "grant" is empty: fill it in or leave it out`, `key "channel" is empty: fill it in or leave it out`,
+			`rule u: approval is for effect require_approval only`}},
+		{"name of a channel", header + `
+  - name: r
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      channel: "#ops" <1>
+  - name: s
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      channel: c0123abcd <2>
+  - name: t
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      channel: D0123ABCD <3>
+  - name: u
+    effect: require_approval
+    approval:
+      approvers: [sre]
+      channel: [C0123ABCD] <4>
+  - name: v
+    effect: require_approval
+    approval: {approvers: [sre], channel: "C0123ABCD\n"} <5>`, []string{
+			`rule r: approval.channel is "#ops"; ` + idWanted, `rule s: approval.channel is "c0123abcd"; ` + idWanted,
+			`rule t: approval.channel is "D0123ABCD"; ` + idWanted, `a list where text is expected`,
+			`rule v: approval.channel is "C0123ABCD\n"; ` + idWanted}},
 		{"approval of the wrong type", header + `
   - name: r
     effect: require_approval
@@ -382,7 +430,7 @@ func TestSetDigest(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	for _, seed := range []string{
 		header + "  - {name: r, effect: allow, match: {verbs: [get], namespaces: ['a*b*']}, when: 'size(diff) > 0 && object.x == 1'}\n",
-		header + "  - {name: r, effect: require_approval, approval: {approvers: [sre], count: 2, expires: 1h, reason: required}}\n",
+		header + "  - {name: r, effect: require_approval, approval: {approvers: [sre], count: 2, expires: 1h, reason: required, grant: never, channel: C0123ABCD}}\n",
 		header + "  - {name: r, effect: deny, when: '[1,2].all(x, x > 0) && now > timestamp(\"2026-01-01T00:00:00Z\")'}\n---\n" + header,
 		"a: &a [*a]\n", "a: &a [x,x]\nb: [*a,*a]\nspec: {rules: *a}\n", "{", "---\n---\n", "!!binary x: y\n", "? {a: b}\n: c\n",
 	} {

@@ -61,6 +61,11 @@ type Approval struct {
 	Count          int
 	Expires        time.Duration
 	ReasonRequired bool
+	// NoGrant says that the answer is for the one call and never for its kind.
+	NoGrant bool
+	// Channel is the id of the Slack channel where people are asked, empty for
+	// the one that the configuration names.
+	Channel string
 }
 
 // Decision is the answer, with what led to it.

@@ -159,8 +159,8 @@ func TestStricterEffectWins(t *testing.T) {
 	w := given(t, `
   - {name: no-prod-deletes, effect: deny, match: {verbs: [delete], namespaces: [prod]}, message: Ask the platform team.}
   - {name: everything, effect: allow}
-  - {name: ask, effect: require_approval, match: {verbs: [patch, delete]}, approval: {approvers: [sre]}}
-  - {name: ask-in-prod, effect: require_approval, match: {namespaces: [prod]}, approval: {approvers: [security], count: 2, expires: 1h, reason: required}, message: Production.}
+  - {name: ask, effect: require_approval, match: {verbs: [patch, delete]}, approval: {approvers: [sre], grant: allowed}}
+  - {name: ask-in-prod, effect: require_approval, match: {namespaces: [prod]}, approval: {approvers: [security], count: 2, expires: 1h, reason: required, grant: never, channel: C0123ABCD}, message: Production.}
   - {name: no-exec, effect: deny, match: {subresources: [exec]}}
 `)
 	w.allow("get pods shop/web", "create pods shop/web")
@@ -171,7 +171,7 @@ func TestStricterEffectWins(t *testing.T) {
 	d := w.decide("patch pods prod/web")
 	want := []Approval{
 		{Rule: "ask", Approvers: []string{"sre"}, Count: 1, Expires: 15 * time.Minute},
-		{Rule: "ask-in-prod", Approvers: []string{"security"}, Count: 2, Expires: time.Hour, ReasonRequired: true},
+		{Rule: "ask-in-prod", Approvers: []string{"security"}, Count: 2, Expires: time.Hour, ReasonRequired: true, NoGrant: true, Channel: "C0123ABCD"},
 	}
 	if got, wanted := asJSON(t, d.Approvals), asJSON(t, want); got != wanted {
 		t.Errorf("requirements %s; want %s", got, wanted)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,17 @@ var (
 	bucketOperations = []byte("operations") // id -> sealed JSON
 	bucketOpen       = []byte("open")       // id of every operation that is not closed -> nothing
 	bucketQuestions  = []byte("questions")  // keyed hash of the question's key -> operation id
+	bucketGrants     = []byte("grants")     // id -> sealed JSON
+	bucketLocks      = []byte("locks")      // id -> sealed JSON
+	bucketDeliveries = []byte("deliveries") // operation id -> JSON of what a messenger was told
+	bucketUntold     = []byte("untold")     // id of every operation that a messenger shows otherwise than it is -> its revision, big-endian
 )
+
+// buckets are all of them.
+var buckets = [][]byte{
+	bucketMeta, bucketRecords, bucketPayloads, bucketOperations, bucketOpen, bucketQuestions,
+	bucketGrants, bucketLocks, bucketDeliveries, bucketUntold,
+}
 
 // format is the version of the layout. A file of another format is not opened.
 const format = "countersign/1"
@@ -49,12 +60,14 @@ var ErrLocked = errors.New("another process has the file open; is a server runni
 
 // Store is an open file. It implements gate.Store.
 type Store struct {
-	db       *bbolt.DB
-	seal     *sealer
-	queue    chan *commit
-	closing  chan struct{}
-	writer   sync.WaitGroup
-	poisoned atomic.Pointer[error]
+	db        *bbolt.DB
+	seal      *sealer
+	queue     chan *commit
+	closing   chan struct{}
+	writer    sync.WaitGroup
+	poisoned  atomic.Pointer[error]
+	messenger bool
+	untold    chan struct{} // holds one when there is something to tell
 }
 
 type commit struct {
@@ -68,6 +81,9 @@ type Options struct {
 	ReadOnly bool
 	// MaxBytes is the size at which the file takes no more; 0 is no limit.
 	MaxBytes int
+	// Messenger keeps note of what a messenger, such as Slack, has still to be
+	// told. Without one the notes would only grow.
+	Messenger bool
 }
 
 // Open opens the file, or makes it together with its key (path + ".key", mode
@@ -90,7 +106,7 @@ func Open(path string, opts Options) (s *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	s = &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{})}
+	s = &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{}), messenger: opts.Messenger, untold: make(chan struct{}, 1)}
 	if err := s.prepare(path, opts.ReadOnly); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("opening %s: %w", path, err)
@@ -128,16 +144,19 @@ func (s *Store) prepare(path string, readOnly bool) error {
 	}
 	keyCheck := s.seal.mac("key check")
 	if !fresh {
-		return s.db.View(func(tx *bbolt.Tx) error {
+		err := s.db.View(func(tx *bbolt.Tx) error {
 			if !hmac.Equal(tx.Bucket(bucketMeta).Get([]byte("key")), keyCheck) {
 				return fmt.Errorf("the store's key %s.key is not the one that the file was made with; put back the right one", path)
 			}
 			return nil
 		})
+		if err != nil || readOnly {
+			return err
+		}
 	}
 	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketRecords, bucketPayloads, bucketOperations, bucketOpen, bucketQuestions} {
-			if _, err := tx.CreateBucket(name); err != nil {
+		for _, name := range buckets { // an older version may have made fewer
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
@@ -213,7 +232,13 @@ func (s *Store) gather(first *commit) []*commit {
 	return group
 }
 
+// crashpoint is where tests end the process; see crash.go.
+var crashpoint = func(when string, b *gate.Batch) {}
+
 func (s *Store) commit(group []*commit) {
+	for _, c := range group {
+		crashpoint("before", &c.batch)
+	}
 	outcomes := make([]error, len(group))
 	err := s.Healthy()
 	if err == nil {
@@ -235,7 +260,14 @@ func (s *Store) commit(group []*commit) {
 			err = s.Healthy()
 		}
 	}
+	if s.messenger && slices.ContainsFunc(group, func(c *commit) bool { return slices.ContainsFunc(c.batch.Operations, approvals.Operation.Asked) }) {
+		select {
+		case s.untold <- struct{}{}:
+		default: // it will look for all there is
+		}
+	}
 	for i, c := range group {
+		crashpoint("after", &c.batch)
 		if err != nil {
 			c.done <- err
 		} else {
@@ -255,6 +287,15 @@ func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
 		}
 		if stored.Revision+1 != op.Revision {
 			return fmt.Errorf("%w: operation %s is at revision %d", gate.ErrConflict, op.ID, stored.Revision), nil
+		}
+	}
+	for _, grant := range b.Grants {
+		stored, err := s.loadGrant(tx, []byte(grant.ID))
+		if err != nil && !errors.Is(err, gate.ErrNotFound) {
+			return nil, err
+		}
+		if stored.Revision+1 != grant.Revision {
+			return fmt.Errorf("%w: grant %s is at revision %d", gate.ErrConflict, grant.ID, stored.Revision), nil
 		}
 	}
 	if q := b.Question; q != nil {
@@ -279,11 +320,74 @@ func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
 		} else {
 			err = open.Delete([]byte(op.ID))
 		}
+		if err == nil && s.messenger && op.Asked() {
+			err = tx.Bucket(bucketUntold).Put([]byte(op.ID), binary.BigEndian.AppendUint64(nil, op.Revision))
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
+	for _, grant := range b.Grants {
+		data, err := json.Marshal(grant)
+		if err == nil {
+			err = tx.Bucket(bucketGrants).Put([]byte(grant.ID), s.seal.seal(grantPrefix+grant.ID, data))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("storing grant %s: %w", grant.ID, err)
+		}
+	}
+	for _, id := range b.Ended {
+		if err := tx.Bucket(bucketGrants).Delete([]byte(id)); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range b.Locks {
+		data, err := json.Marshal(l)
+		if err == nil {
+			err = tx.Bucket(bucketLocks).Put([]byte(l.ID), s.seal.seal(lockPrefix+l.ID, data))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("storing lock %s: %w", l.ID, err)
+		}
+	}
+	for _, id := range b.Unlocks {
+		if err := tx.Bucket(bucketLocks).Delete([]byte(id)); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range b.Deliveries {
+		if err := deliver(tx, d); err != nil {
+			return nil, fmt.Errorf("storing the delivery of operation %s: %w", d.Op, err)
+		}
+	}
 	return nil, appendEntries(tx, b.Entries)
+}
+
+// The prefixes keep what is sealed as one thing from being put in another's place.
+const (
+	grantPrefix = "grant "
+	lockPrefix  = "lock "
+)
+
+// deliver notes what a messenger has been told; where that is all, the operation
+// needs no telling any more.
+func deliver(tx *bbolt.Tx, d approvals.Delivery) error {
+	data, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	if err := tx.Bucket(bucketDeliveries).Put([]byte(d.Op), data); err != nil {
+		return err
+	}
+	untold := tx.Bucket(bucketUntold)
+	now := untold.Get([]byte(d.Op))
+	switch {
+	case now == nil && d.Revision == 0: // asked before there was a messenger
+		return untold.Put([]byte(d.Op), binary.BigEndian.AppendUint64(nil, 1))
+	case now != nil && d.Revision >= binary.BigEndian.Uint64(now):
+		return untold.Delete([]byte(d.Op))
+	}
+	return nil
 }
 
 func appendEntries(tx *bbolt.Tx, entries []gate.Entry) error {
@@ -370,6 +474,88 @@ func (s *Store) Question(key string) (op string, err error) {
 		return nil
 	})
 	return op, err
+}
+
+func (s *Store) loadGrant(tx *bbolt.Tx, id []byte) (g approvals.Grant, err error) {
+	sealed := tx.Bucket(bucketGrants).Get(id)
+	if sealed == nil {
+		return g, fmt.Errorf("grant %s: %w", id, gate.ErrNotFound)
+	}
+	err = s.unseal(grantPrefix+string(id), sealed, &g)
+	return g, err
+}
+
+// unseal reads what was sealed under a name.
+func (s *Store) unseal(name string, sealed []byte, v any) error {
+	data, err := s.seal.open(name, sealed)
+	if err == nil {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", name, err)
+	}
+	return nil
+}
+
+// Grants implements gate.Store.
+func (s *Store) Grants() (grants []approvals.Grant, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketGrants).ForEach(func(id, _ []byte) error {
+			g, err := s.loadGrant(tx, id)
+			grants = append(grants, g)
+			return err
+		})
+	})
+	return grants, err
+}
+
+// Locks implements gate.Store.
+func (s *Store) Locks() (locks []approvals.Lock, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketLocks).ForEach(func(id, sealed []byte) error {
+			var l approvals.Lock
+			err := s.unseal(lockPrefix+string(id), sealed, &l)
+			locks = append(locks, l)
+			return err
+		})
+	})
+	return locks, err
+}
+
+// Untold lists operations that a messenger shows otherwise than they are, or not
+// at all: the oldest first, at most so many, without those to skip.
+func (s *Store) Untold(most int, skip func(id string) bool) (ids []string, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		cursor := tx.Bucket(bucketUntold).Cursor()
+		for id, _ := cursor.First(); id != nil && len(ids) < most; id, _ = cursor.Next() {
+			if id := string(id); !skip(id) {
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// More holds an item when Untold may give others than before.
+func (s *Store) More() <-chan struct{} { return s.untold }
+
+// Delivery is what a messenger has been told of an operation; zero when nothing.
+func (s *Store) Delivery(id string) (d approvals.Delivery, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		data := tx.Bucket(bucketDeliveries).Get([]byte(id))
+		if data == nil {
+			return nil
+		}
+		return json.Unmarshal(data, &d)
+	})
+	d.Op = id
+	return d, err
+}
+
+// Delivered stores what a messenger has been told.
+func (s *Store) Delivered(ctx context.Context, d approvals.Delivery) error {
+	return s.Commit(ctx, gate.Batch{Deliveries: []approvals.Delivery{d}})
 }
 
 // chunk is how many records are read in one transaction. A read that lasts

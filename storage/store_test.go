@@ -342,3 +342,194 @@ func TestPoisoned(t *testing.T) {
 		t.Errorf("opened anew it takes nothing: %v", err)
 	}
 }
+
+// A grant says who may do what without being asked, so it is sealed as operations
+// are, and neither can be put in the other's place, or in another's.
+func TestGrantsAreSealed(t *testing.T) {
+	const marker = "hunter2-hunter2-hunter2"
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{})
+	err := s.Commit(t.Context(), gate.Batch{
+		Entries:    []gate.Entry{record("in the clear")},
+		Operations: []approvals.Operation{{ID: "a", Revision: 1, State: approvals.PendingApproval, Tool: marker}, {ID: "b", Revision: 1, State: approvals.PendingApproval}},
+		Grants:     []approvals.Grant{{ID: "a", Revision: 1, Tool: marker, Revoked: marker}, {ID: "b", Revision: 1}},
+	})
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if data := read(path); bytes.Contains(data, []byte("hunter2")) || !bytes.Contains(data, []byte("in the clear")) {
+		t.Error("what a grant is for is in the file")
+	}
+	for name, swap := range map[string]func(operations, grants *bbolt.Bucket) error{
+		"nothing": func(_, _ *bbolt.Bucket) error { return nil },
+		"an operation for a grant": func(operations, grants *bbolt.Bucket) error {
+			return grants.Put([]byte("a"), bytes.Clone(operations.Get([]byte("a"))))
+		},
+		"one grant for another": func(_, grants *bbolt.Bucket) error {
+			return grants.Put([]byte("b"), bytes.Clone(grants.Get([]byte("a"))))
+		},
+		"a grant for an operation": func(operations, grants *bbolt.Bucket) error {
+			return operations.Put([]byte("a"), bytes.Clone(grants.Get([]byte("a"))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			copied := filepath.Join(t.TempDir(), "store.db")
+			write(t, copied, read(path), 0o600)
+			write(t, copied+".key", read(path+".key"), 0o600)
+			edit(t, copied, func(tx *bbolt.Tx) error { return swap(tx.Bucket(bucketOperations), tx.Bucket(bucketGrants)) })
+			s := mustOpen(t, copied, Options{})
+			defer s.Close()
+			_, errGrants := s.Grants()
+			errOperations := s.Operations(func(approvals.Operation) bool { return true })
+			if noticed := errors.Join(errGrants, errOperations); (noticed == nil) != (name == "nothing") {
+				t.Errorf("noticed: %v", noticed)
+			}
+		})
+	}
+}
+
+// What a messenger has to be told is noted with the commit that makes it so, and
+// forgotten once it has been told of that or what came after.
+func TestUntold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{Messenger: true})
+	defer func() { s.Close() }()
+	asked := []approvals.Requirement{{Rule: "r", Approvers: []string{"sre"}, Count: 1}}
+	put := func(id string, revision uint64, change func(*approvals.Operation)) {
+		t.Helper()
+		op := approvals.Operation{ID: id, State: approvals.PendingApproval, Revision: revision, Requirements: asked}
+		if change != nil {
+			change(&op)
+		}
+		if err := s.Commit(t.Context(), gate.Batch{Operations: []approvals.Operation{op}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func(id string, revision uint64) {
+		t.Helper()
+		if err := s.Delivered(t.Context(), approvals.Delivery{Op: id, Revision: revision, Messages: []approvals.Message{{To: "C1", Revision: revision, Begun: noon}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(when, want string) {
+		t.Helper()
+		ids, err := s.Untold(10, func(string) bool { return false })
+		if got := strings.Join(ids, " "); err != nil || got != want {
+			t.Errorf("%s: untold are %q, %v; want %q", when, got, err, want)
+		}
+	}
+	more := func() bool {
+		select {
+		case <-s.More():
+			return true
+		default:
+			return false
+		}
+	}
+
+	put("op-2", 1, nil)
+	if !more() || more() {
+		t.Error("nobody is told that there is more")
+	}
+	put("op-1", 1, nil)
+	put("op-3", 1, nil)
+	if !more() || more() {
+		t.Error("of two commits there is one sign")
+	}
+	put("allowed", 1, func(op *approvals.Operation) { op.Requirements, op.State = nil, approvals.Executing })
+	put("granted", 1, func(op *approvals.Operation) { op.Grant, op.State = "g", approvals.Executing })
+	put("granted", 2, func(op *approvals.Operation) { op.Grant, op.State = "g", approvals.Succeeded })
+	if more() {
+		t.Error("what nobody was asked about is told")
+	}
+	want("the oldest first", "op-1 op-2 op-3")
+	for _, row := range []struct {
+		most       int
+		skip, want string
+	}{{2, "", "op-1 op-2"}, {2, "op-1", "op-2 op-3"}, {1, "op-1 op-2", "op-3"}, {0, "", ""}, {9, "op-1 op-2 op-3", ""}} {
+		ids, err := s.Untold(row.most, func(id string) bool { return strings.Contains(row.skip, id) })
+		if got := strings.Join(ids, " "); err != nil || got != row.want {
+			t.Errorf("at most %d without %q: %q, %v; want %q", row.most, row.skip, got, err, row.want)
+		}
+	}
+
+	told("op-1", 1)
+	want("one is told", "op-2 op-3")
+	put("op-2", 2, func(op *approvals.Operation) { op.State = approvals.Authorized })
+	told("op-2", 1)
+	want("told of what it was before", "op-2 op-3")
+	if d, err := s.Delivery("op-2"); err != nil || d.Op != "op-2" || d.Revision != 1 || len(d.Messages) != 1 || !d.Messages[0].Begun.Equal(noon) {
+		t.Errorf("the delivery is %+v, %v", d, err)
+	}
+	told("op-2", 2)
+	told("op-3", 7)
+	want("told of what it is, or more", "")
+	put("op-1", 2, func(op *approvals.Operation) { op.State = approvals.Rejected })
+	want("it changes again", "op-1")
+	told("old", 0)
+	want("one from before there was a messenger", "old op-1")
+	told("op-1", 0)
+	want("told nothing of what waits already", "old op-1")
+	if d, err := s.Delivery("none"); err != nil || d.Op != "none" || d.Revision != 0 || d.Messages != nil {
+		t.Errorf("a delivery that is not there: %+v, %v", d, err)
+	}
+
+	// A conflict leaves no note.
+	err := s.Commit(t.Context(), gate.Batch{Operations: []approvals.Operation{{ID: "op-3", State: approvals.PendingApproval, Revision: 1, Requirements: asked}}, Deliveries: []approvals.Delivery{{Op: "op-1", Revision: 9}}})
+	if !errors.Is(err, gate.ErrConflict) {
+		t.Fatal(err)
+	}
+	want("after a conflict", "old op-1")
+
+	s.Close()
+	s = mustOpen(t, path, Options{Messenger: true})
+	want("after a restart", "old op-1")
+	if d, err := s.Delivery("op-3"); err != nil || d.Revision != 7 {
+		t.Errorf("after a restart: %+v, %v", d, err)
+	}
+
+	s.Close()
+	s = mustOpen(t, path, Options{})
+	put("op-4", 1, nil)
+	want("without a messenger", "old op-1")
+	if more() {
+		t.Error("without a messenger there is more")
+	}
+}
+
+// A file from before there were grants and messengers opens, is completed, and
+// gives its log to one who only reads.
+func TestOlderFile(t *testing.T) {
+	path := made(t)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		var err error
+		for _, name := range buckets[6:] {
+			err = errors.Join(err, tx.DeleteBucket(name))
+		}
+		return err
+	})
+	s := mustOpen(t, path, Options{ReadOnly: true})
+	n := 0
+	if err := s.Records(1, func(uint64, []byte) error { n++; return nil }); err != nil || n != 1 {
+		t.Errorf("%d records, %v", n, err)
+	}
+	s.Close()
+
+	s = mustOpen(t, path, Options{Messenger: true})
+	defer s.Close()
+	op, err := s.Operation("op")
+	if err != nil {
+		t.Fatal(err)
+	}
+	op.Revision++
+	op.Requirements = []approvals.Requirement{{Rule: "r"}}
+	err = s.Commit(t.Context(), gate.Batch{Operations: []approvals.Operation{op}, Grants: []approvals.Grant{{ID: "g", Revision: 1}}, Deliveries: []approvals.Delivery{{Op: "x"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grants, err := s.Grants()
+	ids, errUntold := s.Untold(9, func(string) bool { return false })
+	if err != nil || errUntold != nil || len(grants) != 1 || strings.Join(ids, " ") != "op x" {
+		t.Errorf("%+v, %v, %v, %v", grants, ids, err, errUntold)
+	}
+}

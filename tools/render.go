@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -18,124 +17,12 @@ import (
 	"countersign/audit"
 )
 
-// renderTable writes a server-side Table as aligned columns, the columns of
-// default width only, as kubectl get does.
-func renderTable(responses []Response) (string, error) {
-	r := responses[0]
-	var table tableBody
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Body, &table); err != nil {
-		return "", fmt.Errorf("reading the table: %w", err)
-	}
-	if table.Kind != "Table" {
-		return "", fmt.Errorf("reading the table: the API server answered with %s", table.Kind)
-	}
-	if len(table.Rows) == 0 {
-		return noneFound(r.Action), nil
-	}
-	var rows rows
-	namespaces := r.Action.Resource.Namespaced && r.Action.Namespace == ""
-	var cells []string
-	if namespaces {
-		cells = append(cells, "NAMESPACE")
-	}
-	// A custom resource can have a column of passwords.
-	secret := make([]bool, len(table.ColumnDefinitions))
-	for i, column := range table.ColumnDefinitions {
-		secret[i] = audit.MaskNamed(column.Name, likeASecret) == audit.Masked
-		if column.Priority == 0 {
-			cells = append(cells, strings.ToUpper(column.Name))
-		}
-	}
-	rows.add(cells)
-	for _, row := range table.Rows {
-		cells = cells[:0]
-		if namespaces {
-			cells = append(cells, row.namespace())
-		}
-		for i, cell := range row.Cells {
-			if i < len(table.ColumnDefinitions) && table.ColumnDefinitions[i].Priority == 0 {
-				text := cellText(cell)
-				if secret[i] {
-					text = audit.MaskNamed(table.ColumnDefinitions[i].Name, text)
-				}
-				cells = append(cells, text)
-			}
-		}
-		if !rows.add(cells) {
-			break
-		}
-	}
-	return rows.list(r.Action, len(table.Rows), table.ListMeta), nil
-}
-
-// tableBody is what is shown of a metav1.Table. Rows make up nearly all of it, and
-// what the whole type has beside their cells takes a third longer to decode.
-type tableBody struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ListMeta   `json:"metadata"`
-	ColumnDefinitions []struct {
-		Name     string `json:"name"`
-		Priority int32  `json:"priority"`
-	} `json:"columnDefinitions"`
-	Rows []tableRow `json:"rows"`
-}
-
-type tableRow struct {
-	Cells []any `json:"cells"`
-	// Object says which namespace a row is of, where it is a table over all.
-	Object *struct {
-		Metadata struct {
-			Namespace string `json:"namespace"`
-		} `json:"metadata"`
-	} `json:"object"`
-}
-
-// namespace reads it from the row's metadata, which the server sends as a
-// PartialObjectMetadata when it is asked for tables over all namespaces.
-func (r tableRow) namespace() string {
-	if r.Object == nil {
-		return "?"
-	}
-	return r.Object.Metadata.Namespace
-}
-
 func noneFound(a action.Action) string {
 	where := ""
 	if a.Namespace != "" {
 		where = " in namespace " + a.Namespace + " (list_namespaces shows which there are)"
 	}
 	return "No " + a.Resource.GroupResource() + " found" + where + "."
-}
-
-// rows are lines of cells that become aligned columns. The first is the head.
-type rows struct {
-	b     strings.Builder
-	w     *tabwriter.Writer
-	bytes int
-	cut   bool // a cell is not whole
-}
-
-// add takes one row, and reports whether one more could be shown.
-func (r *rows) add(cells []string) bool {
-	if r.w == nil {
-		r.w = tabwriter.NewWriter(&r.b, 0, 0, 2, ' ', 0)
-	}
-	r.cut = r.cut || slices.ContainsFunc(cells, func(cell string) bool {
-		return strings.HasSuffix(cell, "...") && utf8.RuneCountInString(cell) == maxCell+len("...")
-	})
-	n, _ := fmt.Fprintln(r.w, strings.Join(cells, "\t")) // into memory
-	r.bytes += n
-	return r.bytes <= maxBytes
-}
-
-// table is as many whole lines of what was added as may be shown, and how many rows they are.
-func (r *rows) table() (text string, shown int) {
-	r.w.Flush()
-	text = r.b.String()
-	if len(text) > maxBytes {
-		text = text[:strings.LastIndexByte(text[:maxBytes], '\n')+1]
-	}
-	return text, strings.Count(text, "\n") - 1
 }
 
 // list is the table of what one list request has fetched, and says how much of all it is.
@@ -163,10 +50,23 @@ func (r *rows) list(a action.Action, fetched int, meta metav1.ListMeta) string {
 
 // cellText is a cell on one line; one without a value is empty, as in kubectl get.
 func cellText(cell any) string {
-	if cell == nil {
+	switch cell := cell.(type) {
+	case nil:
 		return ""
+	case string:
+		return cellLine(cell)
 	}
-	text := strings.Join(strings.Fields(fmt.Sprint(cell)), " ")
+	return cellLine(fmt.Sprint(cell))
+}
+
+// cellLine puts the text of a cell on one line, and bounds it.
+func cellLine(text string) string {
+	for i := range len(text) { // nearly every cell is one line, with single spaces
+		if c := text[i]; c < ' ' || c >= utf8.RuneSelf || c == ' ' && (i == 0 || i == len(text)-1 || text[i-1] == ' ') {
+			text = strings.Join(strings.Fields(text), " ")
+			break
+		}
+	}
 	if utf8.RuneCountInString(text) > maxCell {
 		text = audit.MaskText(text) // what a cut leaves of a secret is not known for one
 	}

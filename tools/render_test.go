@@ -72,7 +72,7 @@ func TestRenderTable(t *testing.T) {
 		{"cells of several lines, empty and with numbers", podsIn, podTable("", `{"cells":["a\nb\t c",null,true,9007199254740993,1.5]}`), "" +
 			"NAME   READY  STATUS  RESTARTS          AGE\na b c         true    9007199254740993  1.5\n"},
 		{"fewer cells than columns, and more", podsIn, podTable("", `{"cells":["a"]}`, `{"cells":["b","1","2","3","4","5","6","7","8"]}`), "" +
-			"NAME  READY  STATUS  RESTARTS  AGE\na\nb  1  2  3  4\n"},
+			"NAME  READY  STATUS  RESTARTS  AGE\na\nb     1      2       3         4\n"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			got, err := renderTable([]Response{{Action: row.action, Body: []byte(row.body)}})

@@ -36,6 +36,9 @@ type Approval struct {
 	Count          int      `json:"count"`
 	Expires        string   `json:"expires"`
 	ReasonRequired bool     `json:"reasonRequired,omitempty"`
+	// NoGrant and Channel are as in policy.Approval.
+	NoGrant bool   `json:"noGrant,omitempty"`
+	Channel string `json:"channel,omitempty"`
 }
 
 // Limit is a budget: so many calls in a while.
@@ -62,7 +65,7 @@ func (w *World) Explain(ctx context.Context, c Call) Explanation {
 	d := answer.Policy
 	out := Explanation{Answer: *answer, Risks: d.Risks, Requests: []Request{}}
 	for _, a := range d.Approvals {
-		out.Approvals = append(out.Approvals, Approval{a.Rule, a.Approvers, a.Count, a.Expires.String(), a.ReasonRequired})
+		out.Approvals = append(out.Approvals, Approval{a.Rule, a.Approvers, a.Count, a.Expires.String(), a.ReasonRequired, a.NoGrant, a.Channel})
 	}
 	if s := d.Shadow; s != nil {
 		out.Shadow = &Answer{Decision: string(s.Effect), Rules: s.Rules, Reason: s.Reason}

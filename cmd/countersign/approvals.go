@@ -54,15 +54,17 @@ are who the kernel says you are; the configuration says which approver sets that
 		}
 	}
 	var reason string
+	var kind bool
 	vote := func(approve bool) func(*cobra.Command, *admin.Client, string) (approvals.Operation, error) {
 		return func(cmd *cobra.Command, c *admin.Client, id string) (approvals.Operation, error) {
-			return c.Vote(cmd.Context(), id, admin.Vote{Approve: approve, Reason: reason})
+			return c.Vote(cmd.Context(), id, approvals.Ballot{Approve: approve, Reason: reason, Grant: kind})
 		}
 	}
 	approve := one("approve OP", "Approve an operation; the server then runs it",
 		"  countersign approvals approve 0198c0de-... --reason 'planned, CHG-1234'", vote(true), writeVoted)
 	reject := one("reject OP", "Reject an operation; the agent is told the reason",
 		"  countersign approvals reject 0198c0de-... --reason 'wait until the sale is over'", vote(false), writeVoted)
+	approve.Flags().BoolVar(&kind, "kind", false, "approve this kind of change for a time, as approvals show says")
 	approve.Flags().StringVar(&reason, "reason", "", "why; some rules ask for it")
 	reject.Flags().StringVar(&reason, "reason", "", "why; needed")
 

@@ -67,7 +67,7 @@ recorded before anything happens.`,
 		file = "countersign.yaml"
 	}
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", file, "configuration file (or COUNTERSIGN_CONFIG)")
-	root.AddCommand(serveCommand(&s), configCommand(), policyCommand(&s), approvalsCommand(&s), auditCommand(&s), statusCommand(&s), versionCommand())
+	root.AddCommand(serveCommand(&s), configCommand(), policyCommand(&s), approvalsCommand(&s), grantsCommand(&s), lockCommand(&s), auditCommand(&s), statusCommand(&s), versionCommand())
 	return root
 }
 

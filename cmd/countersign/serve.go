@@ -9,13 +9,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"countersign/admin"
+	"countersign/approvals"
+	"countersign/approvals/slack"
 	"countersign/audit"
 	"countersign/configs"
 	"countersign/gate"
@@ -59,6 +60,9 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if stdio && os.Getenv(tokenVariable) == "" {
 		return errors.New(tokenVariable + " is not set: on stdio it says who the agent is; set it to a token for " + config.URL)
 	}
+	if stdio && config.Slack != nil && config.Slack.SigningSecretFile != "" {
+		return errors.New("slack.signingSecretFile needs an address that Slack can reach, and with --stdio there is none: use slack.appTokenFile (Socket Mode)")
+	}
 	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
 
 	live, err := newLivePolicy(config, log)
@@ -76,18 +80,24 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
-	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes)})
+	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes), Messenger: config.Slack != nil})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
 	node, _ := os.Hostname()
+	people := directory(config)
 	g := &gate.Gate{
 		Store: store, Cluster: clusters, Policy: live.set.Load,
 		Tools: tools.All(clusterNames(config)), DigestKey: store.Key("digest"),
-		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown, RequestTimeout: config.RequestTimeout,
+		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown,
+		MaxPending: int(config.Approvals.MaxPending), GrantFor: *config.Approvals.GrantFor, ChannelLabel: channelLabel(config), RequestTimeout: config.RequestTimeout,
 		Node: node, Log: log, Now: time.Now,
+	}
+	messenger, err := newSlack(config, g, store, people, log)
+	if err != nil {
+		return err
 	}
 	if err := g.Start(); err != nil {
 		return fmt.Errorf("taking up open operations: %w", err)
@@ -117,12 +127,27 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 
 	adminServer := (&admin.Server{
 		Gate: g, Store: store, Records: store.Records, Log: log,
-		Status: func() admin.Status { return admin.Status{Version: version, Policy: live.status()} },
-		Sets:   func(user string) []string { return localSets(config, user) },
+		Status: func() admin.Status {
+			return admin.Status{Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger)}
+		},
+		People: people,
 	}).HTTP()
 	failed := make(chan error, 2)
 	go func() { failed <- ignoreClosed(adminServer.Serve(socket)) }()
 	defer adminServer.Close()
+
+	if messenger != nil {
+		telling, stop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			messenger.Run(telling)
+		}()
+		defer func() { // before the store is closed
+			stop()
+			<-done
+		}()
+	}
 
 	go func() { // a cluster that is down must not keep the others waiting
 		for name, err := range clusters.Warm(ctx) {
@@ -137,7 +162,14 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	web := &http.Server{Handler: front.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
+	handler := front.Handler()
+	if messenger != nil && config.Slack.SigningSecretFile != "" {
+		mux := http.NewServeMux()
+		mux.Handle(slack.Path, messenger.Handler(ctx))
+		mux.Handle("/", handler)
+		handler = mux
+	}
+	web := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	go func() {
 		if config.TLS.CertFile != "" {
 			failed <- ignoreClosed(web.ServeTLS(listener, config.TLS.CertFile, config.TLS.KeyFile))
@@ -203,14 +235,32 @@ func issuerURLs(config *configs.Config) []string {
 	return out
 }
 
-// localSets are the approver sets that a local user is in.
-func localSets(config *configs.Config, user string) []string {
-	var sets []string
-	for name, set := range config.Approvers {
-		if slices.Contains(set.Local, user) || slices.Contains(set.Local, "*") {
-			sets = append(sets, name)
+// directory is who is who, as the configuration says.
+func directory(config *configs.Config) *approvals.Directory {
+	d := &approvals.Directory{Sets: map[string][]string{}}
+	add := func(to []string, prefix string, accounts []string) []string {
+		for _, account := range accounts {
+			to = append(to, prefix+account)
 		}
+		return to
 	}
-	slices.Sort(sets)
-	return sets
+	for name, set := range config.Approvers {
+		members := add(nil, "local:", set.Local)
+		members = add(members, "slack:", set.Slack)
+		members = add(members, "slackgroup:", set.SlackGroups)
+		d.Sets[name] = add(members, "email:", set.Emails)
+	}
+	for _, p := range config.People {
+		accounts := add(nil, "local:", p.Local)
+		accounts = add(accounts, "slack:", p.Slack)
+		d.People = append(d.People, add(accounts, "principal:", p.Principals))
+	}
+	return d
+}
+
+func channelLabel(config *configs.Config) string {
+	if config.Slack == nil {
+		return ""
+	}
+	return config.Slack.ChannelLabel
 }

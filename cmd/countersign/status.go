@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/admin"
+	"countersign/approvals"
 )
 
 func statusCommand(s *settings) *cobra.Command {
@@ -46,6 +47,19 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 				fmt.Fprintf(table, "\t%d rules, %d limits; guards off: %s\n", info.Rules, info.Limits, cmp.Or(strings.Join(info.GuardsOff, " "), "none"))
 				for _, warning := range status.Policy.Warnings {
 					fmt.Fprintf(table, "\twarning: %s\n", warning)
+				}
+				for _, l := range status.Locks {
+					fmt.Fprintf(table, "Locked\t%s\n", approvals.Visible(l.Text()))
+				}
+				if slack := status.Slack; slack != nil {
+					how := "connected"
+					if !slack.Connected {
+						how = "not connected: answers cannot come in; people can still use countersign approvals"
+					}
+					fmt.Fprintf(table, "Slack\t%s; %d operations to be told\n", how, slack.Untold)
+					if slack.Error != "" {
+						fmt.Fprintf(table, "\tlast error at %s: %s\n", slack.ErrorTime.UTC().Format(time.RFC3339), approvals.Visible(slack.Error))
+					}
 				}
 				err = table.Flush()
 			}

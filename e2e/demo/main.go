@@ -1,7 +1,8 @@
 // Command demo shows the whole job: it starts a control plane and Countersign,
 // lets an agent read, change, be refused and wait for a person, and reads it all
 // back from the audit log. With --keep it leaves both running instead, and
-// prints what to paste into an agent's configuration.
+// prints what to paste into an agent's configuration. With --slack people are
+// asked in Slack, or in a double of it.
 //
 // With KUBECONFIG set it uses that cluster instead of a local control plane.
 package main
@@ -35,6 +36,7 @@ func main() {
 func run(ctx context.Context, args []string, out, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	keep := flags.Bool("keep", false, "leave it running and print how to connect an agent")
+	slack := flags.String("slack", "", "ask in Slack: fake for a double, or a file with the sections slack and approvers")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -46,6 +48,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 
 	d := &demo{dir: dir, out: out}
 	defer func() { err = errors.Join(err, d.stop()) }()
+	if *slack != "" {
+		if d.chat, err = newChat(*slack, dir); err != nil {
+			return err
+		}
+	}
 	if err := d.start(ctx, progress); err != nil {
 		return err
 	}
@@ -64,6 +71,7 @@ type demo struct {
 	issuer  *rig.Issuer // only with an existing cluster
 	server  *rig.Server
 	agent   *rig.Agent
+	chat    *chat // only with Slack
 }
 
 // objects are what the demo works on.
@@ -127,6 +135,10 @@ func (d *demo) start(ctx context.Context, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	approvers := `approvers: {operators: {local: ["*"]}}`
+	if d.chat != nil {
+		approvers = d.chat.config
+	}
 	config := fmt.Sprintf(`
 listen: %s
 url: %s
@@ -134,9 +146,9 @@ data: data
 policy: %q
 issuers: [%s]
 clusters: [{name: local, kubeconfig: %q}]
-approvers: {operators: {local: ["*"]}}
 approvals: {wait: 2s}
-`, address, url, policy, issuer, d.cluster.Kubeconfig)
+%s
+`, address, url, policy, issuer, d.cluster.Kubeconfig, approvers)
 	if err := rig.WriteFiles(d.dir, map[string]string{"countersign.yaml": config}); err != nil {
 		return err
 	}
@@ -157,6 +169,7 @@ func (d *demo) stop() error {
 	if d.server != nil {
 		errs = append(errs, d.server.Stop())
 	}
+	d.chat.close()
 	if d.issuer != nil {
 		errs = append(errs, d.issuer.Close())
 	}
@@ -170,7 +183,7 @@ func (d *demo) stop() error {
 func (d *demo) step(format string, args ...any) { fmt.Fprintf(d.out, "\n== "+format+"\n", args...) }
 
 func (d *demo) show(text string) {
-	for line := range strings.Lines(strings.TrimSpace(text)) {
+	for line := range strings.Lines(strings.TrimRight(text, "\n ")) {
 		fmt.Fprintln(d.out, "   "+strings.TrimSuffix(line, "\n"))
 	}
 }
@@ -179,6 +192,10 @@ func (d *demo) show(text string) {
 func (d *demo) call(ctx context.Context, tool, arguments, status string) (rig.Answer, error) {
 	fmt.Fprintf(d.out, "   agent calls %s %s\n", tool, arguments)
 	answer, err := d.agent.Call(ctx, tool, arguments)
+	// People take longer than a call waits.
+	for err == nil && tool == "wait_for_operation" && answer.Structured.Status == "pending_approval" {
+		answer, err = d.agent.Call(ctx, tool, arguments)
+	}
 	if err != nil {
 		return answer, err
 	}
@@ -224,33 +241,53 @@ func (d *demo) play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	op := pending.Structured.Op
-
-	d.step("An operator looks at it and approves")
-	for _, args := range [][]string{
-		{"approvals", "list"},
-		{"approvals", "show", op},
-		{"approvals", "approve", op, "--reason", "1.1 is tested"},
-	} {
-		text, err := d.server.Run(ctx, args...)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(d.out, "   $ countersign "+strings.Join(args, " "))
-		d.show(text)
+	if d.chat != nil {
+		err = d.chat.play(ctx, d, pending.Structured.Op)
+	} else {
+		err = d.approve(ctx, pending.Structured.Op)
 	}
-
-	d.step("It ran; the agent did not have to ask again")
-	if _, err := d.call(ctx, "wait_for_operation", `{"op":"`+op+`"}`, "succeeded"); err != nil {
-		return err
-	}
-	if err := d.expect(ctx, "registry.example/web:1.1", "get", "deployment", "web", "-n", "shop", "-o", "jsonpath={.spec.template.spec.containers[0].image}"); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := d.log(ctx); err != nil {
 		return err
 	}
 	return d.simulate(ctx)
+}
+
+// approve decides on the command line, over the admin socket.
+func (d *demo) approve(ctx context.Context, op string) error {
+	d.step("An operator looks at it and approves")
+	for _, args := range [][]string{
+		{"approvals", "list"},
+		{"approvals", "show", op},
+		{"approvals", "approve", op, "--reason", "1.1 is tested"},
+	} {
+		if err := d.run(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return d.rolledOut(ctx, op)
+}
+
+// run runs a command of countersign and shows what it prints.
+func (d *demo) run(ctx context.Context, args ...string) error {
+	text, err := d.server.Run(ctx, args...)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(d.out, "   $ countersign "+strings.Join(args, " "))
+	d.show(text)
+	return nil
+}
+
+// rolledOut waits until what was approved has run.
+func (d *demo) rolledOut(ctx context.Context, op string) error {
+	d.step("It ran; the agent did not have to ask again")
+	if _, err := d.call(ctx, "wait_for_operation", `{"op":"`+op+`"}`, "succeeded"); err != nil {
+		return err
+	}
+	return d.expect(ctx, "registry.example/web:1.1", "get", "deployment", "web", "-n", "shop", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 }
 
 // pod is the name of a pod that runs.
@@ -301,6 +338,7 @@ func (d *demo) log(ctx context.Context) error {
 		if r.Policy != nil && r.Policy.Decision != "" {
 			line += " " + r.Policy.Decision + " by " + strings.Join(r.Policy.Rules, ", ")
 		}
+		line += grantOf(r)
 		for _, a := range r.Actions {
 			line += fmt.Sprintf(" [%s %s %s/%s]", a.Verb, a.Resource, a.Namespace, a.Name)
 			if r.Type == "exec.outcome" && a.AuditID != "" {
@@ -367,4 +405,7 @@ Read the audit log:
 Look at the cluster:
   %s --kubeconfig %s get deployments -A
 `, d.agent.URL, d.agent.Token, config, d.server.Config, d.cluster.Kubectl, d.cluster.Kubeconfig)
+	if d.chat != nil {
+		d.chat.tell(d)
+	}
 }

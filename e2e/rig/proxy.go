@@ -28,6 +28,7 @@ type Proxy struct {
 	hold    func(*http.Request) bool
 	held    chan struct{}
 	verdict chan bool
+	spent   time.Duration
 	server  *http.Server
 }
 
@@ -60,7 +61,11 @@ func StartProxy(c *ControlPlane, token, dir string) (*Proxy, error) {
 		// a context that can end, ReverseProxy would watch the connection instead.)
 		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 		defer cancel()
+		start := time.Now()
 		forward.ServeHTTP(w, r.WithContext(ctx))
+		p.mu.Lock()
+		p.spent += time.Since(start)
+		p.mu.Unlock()
 	})}
 	go p.server.Serve(l)
 	return p, os.WriteFile(p.Kubeconfig, []byte(fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: p,
@@ -98,6 +103,13 @@ func (p *Proxy) pass(r *http.Request) bool {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	close(held)
 	return <-verdict
+}
+
+// Spent is how long all requests so far took beyond the proxy.
+func (p *Proxy) Spent() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spent
 }
 
 // Close stops the proxy.

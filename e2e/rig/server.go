@@ -25,6 +25,8 @@ type Server struct {
 	Config, URL string
 	// Log, when set, receives what the process writes to stderr.
 	Log io.Writer
+	// Env are more environment variables for the process, NAME=VALUE.
+	Env []string
 
 	process *exec.Cmd
 	exited  chan struct{}
@@ -61,6 +63,7 @@ var given atomic.Int64
 // Start starts the process and returns when it serves.
 func (s *Server) Start(ctx context.Context) error {
 	s.process = exec.Command(s.Binary, "serve", "--config", s.Config)
+	s.process.Env = append(os.Environ(), s.Env...)
 	started := &watch{needle: `"msg":"serving"`, seen: make(chan struct{}), log: s.Log}
 	s.process.Stderr = started
 	s.exited = make(chan struct{})
@@ -98,6 +101,12 @@ func (s *Server) Stop() error {
 // Signal sends the process a signal.
 func (s *Server) Signal(signal os.Signal) error { return s.process.Process.Signal(signal) }
 
+// Exited is closed when the process that was started last has ended.
+func (s *Server) Exited() <-chan struct{} { return s.exited }
+
+// PID is the process's id.
+func (s *Server) PID() int { return s.process.Process.Pid }
+
 // Kill ends the process at once, as a crash would (SIGKILL).
 func (s *Server) Kill() error {
 	s.process.Process.Kill()
@@ -126,6 +135,10 @@ type Record struct {
 		Name string `json:"name"`
 	} `json:"tool"`
 	Actions  []RecordAction `json:"actions"`
+	Approval *struct {
+		State string   `json:"state"`
+		By    []string `json:"by"`
+	} `json:"approval"`
 	Evidence *struct {
 		Result string `json:"result"`
 	} `json:"evidence"`
@@ -205,4 +218,16 @@ func WriteFiles(dir string, files map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// Replace replaces a text in a file, where it must stand.
+func Replace(path, from, to string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(text, []byte(from)) {
+		return fmt.Errorf("%s does not hold %q", path, from)
+	}
+	return os.WriteFile(path, bytes.Replace(text, []byte(from), []byte(to), 1), 0o600)
 }

@@ -48,6 +48,7 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func() Store)) {
 		{"Revisions", testRevisions},
 		{"ConflictLeavesNothing", testConflictLeavesNothing},
 		{"Questions", testQuestions},
+		{"Grants", testGrants},
 		{"Writers", testWriters},
 		{"OneWins", testOneWins},
 		{"CallerGone", testCallerGone},
@@ -180,8 +181,9 @@ func testOperations(t *testing.T, open func() Store) {
 		Plan:       action.Plan{Tool: "t", Actions: []action.Action{{Cluster: "c", Verb: "patch", Body: map[string]any{"a": []any{"b", nil, true}}, Options: action.Options{Force: true}}}},
 		PlanDigest: "p", PreviewDigest: "d", UIDs: []string{"u"}, Diffs: [][]action.Change{{{Op: "replace", Path: "/a", Old: "x", New: "y"}}},
 		Requirements: []approvals.Requirement{{Rule: "r", Approvers: []string{"sre"}, Count: 2, Expires: time.Minute, ReasonRequired: true}},
-		Votes:        []approvals.Vote{{Person: approvals.Person{ID: "1", Name: "n", Sets: []string{"sre"}}, Approve: true, Reason: "ok", Time: noon}},
+		Votes:        []approvals.Vote{{Person: approvals.Person{ID: "1", Name: "n", Sets: []string{"sre"}, Accounts: []string{"local:n"}, Barred: "b"}, Ballot: approvals.Ballot{Approve: true, Reason: "ok", Grant: true}, Time: noon}},
 		Rules:        []string{"r"}, Reason: "x", Created: noon, Updated: noon, Expires: noon.Add(time.Hour), Supersedes: "a", SupersededBy: "b", Done: 1, Result: "res", Evidence: "applied",
+		Risks: []string{"x"}, Drift: []string{"y"}, Channels: []string{"C0123ABCD"}, GrantFor: time.Hour, Grant: "g",
 	}
 	empty := operation("empty", approvals.Denied, 1)
 	commit(t, s, gate.Batch{Operations: []approvals.Operation{full, empty}})
@@ -278,11 +280,21 @@ func testConflictLeavesNothing(t *testing.T, open func() Store) {
 		Entries:    []gate.Entry{entry("first")},
 		Operations: []approvals.Operation{operation("old", approvals.PendingApproval, 1)},
 		Question:   &gate.Question{Key: "q", Op: "old"},
+		Grants:     []approvals.Grant{{ID: "grant", Revision: 1}},
 	})
 	for name, b := range map[string]gate.Batch{
 		"the second operation": {
 			Operations: []approvals.Operation{operation("new", approvals.PendingApproval, 1), operation("old", approvals.Rejected, 1)},
 			Question:   &gate.Question{Key: "q2", Op: "new"},
+		},
+		"a grant": {
+			Operations: []approvals.Operation{operation("new", approvals.PendingApproval, 1), operation("old", approvals.Rejected, 2)},
+			Question:   &gate.Question{Key: "q", Op: "new", Was: "old"},
+			Grants:     []approvals.Grant{{ID: "new", Revision: 1}, {ID: "grant", Revision: 3}},
+		},
+		"an operation beside a grant": {
+			Operations: []approvals.Operation{operation("old", approvals.Rejected, 1)},
+			Grants:     []approvals.Grant{{ID: "new", Revision: 1}, {ID: "grant", Revision: 2}},
 		},
 		"the question": {
 			Operations: []approvals.Operation{operation("new", approvals.PendingApproval, 1), operation("old", approvals.Rejected, 2)},
@@ -309,6 +321,9 @@ func testConflictLeavesNothing(t *testing.T, open func() Store) {
 		}
 		wantQuestion(t, s, "q", "old")
 		wantQuestion(t, s, "q2", "")
+		if grants, err := s.Grants(); err != nil || len(grants) != 1 || grants[0].ID != "grant" || grants[0].Revision != 1 {
+			t.Errorf("grants %+v, %v", grants, err)
+		}
 	}
 }
 
@@ -339,6 +354,43 @@ func testQuestions(t *testing.T, open func() Store) {
 		wantQuestion(t, s, "a", "3")
 		wantQuestion(t, s, "b", "2")
 		wantQuestion(t, s, "c", "")
+	}
+}
+
+// A grant is stored when its revision is one more than the stored one, and comes
+// back whole.
+func testGrants(t *testing.T, open func() Store) {
+	s := open()
+	if grants, err := s.Grants(); err != nil || len(grants) != 0 {
+		t.Errorf("at first there are %+v, %v", grants, err)
+	}
+	g := approvals.Grant{
+		ID: "g", Op: "op", Principal: action.Principal{Issuer: "https://idp", Subject: "1", Username: "u", Groups: []string{"g"}, Client: "c", OnBehalfOf: "o"},
+		Tool:  "t",
+		Kinds: []approvals.Kind{{Cluster: "c", Namespace: "n", Verb: "patch", Resource: action.Resource{Group: "apps", Version: "v1", Resource: "deployments"}, Subresource: "scale", Patch: action.MergePatch, Fields: []string{"/a", "-/b"}}},
+		Risks: []string{"r"}, Votes: []approvals.Vote{{Person: approvals.Person{ID: "1", Name: "n", Sets: []string{"sre"}}, Ballot: approvals.Ballot{Approve: true, Grant: true}, Time: noon}},
+		Created: noon, Expires: noon.Add(time.Hour), Uses: 3, Revoked: "n (1)",
+	}
+	for i, row := range []struct {
+		revision uint64
+		conflict bool
+	}{
+		{0, true}, {2, true}, {1, false}, {1, true}, {3, true}, {2, false}, {2, true},
+	} {
+		g.Revision = row.revision
+		err := s.Commit(t.Context(), gate.Batch{Grants: []approvals.Grant{g}})
+		if row.conflict != errors.Is(err, gate.ErrConflict) || !row.conflict && err != nil {
+			t.Errorf("step %d, revision %d: %v; want a conflict: %v", i, row.revision, err, row.conflict)
+		}
+	}
+	g.Revision = 2
+	commit(t, s, gate.Batch{Grants: []approvals.Grant{{ID: "other", Revision: 1}}})
+	for s := range restarted(s, open) {
+		grants, err := s.Grants()
+		slices.SortFunc(grants, func(a, b approvals.Grant) int { return strings.Compare(a.ID, b.ID) })
+		if err != nil || len(grants) != 2 || !reflect.DeepEqual(grants[0], g) || grants[1].ID != "other" {
+			t.Errorf("%v\ngot  %+v\nwant %+v", err, grants, g)
+		}
 	}
 }
 
