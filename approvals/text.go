@@ -149,6 +149,9 @@ func ActionText(op Operation, i int) string {
 func Drifted(before, now Operation) []string {
 	var out []string
 	for i, a := range now.Plan.Actions {
+		if i < len(before.UIDs) && i < len(now.UIDs) && before.UIDs[i] != now.UIDs[i] {
+			out = append(out, a.String()+": it is about another object of this name than before")
+		}
 		was, is := changed(before, i), changed(now, i)
 		both := maps.Clone(was)
 		maps.Copy(both, is)

@@ -100,7 +100,7 @@ func (g *Gate) again(ctx context.Context, op approvals.Operation, previews []act
 	}
 	ids := make([]string, len(op.Plan.Actions))
 	ids[i] = auditID(op.ID)
-	if err := g.commit(Batch{Entries: []Entry{g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)}}); err != nil {
+	if err := g.commit(Batch{Entries: []Entry{g.startedEntry(op, ids, previews)}}); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	return ids[i], nil

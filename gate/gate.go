@@ -420,7 +420,7 @@ func (g *Gate) change(ctx context.Context, c *call, op approvals.Operation, gran
 		return g.notBegun(c, errBusy), nil
 	}
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
-	decided, started := g.decidedEntry(c.op, c.Principal, c.Session, c.decision), g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)
+	decided, started := g.decidedEntry(c.op, c.Principal, c.Session, c.decision), g.startedEntry(op, ids, c.asked.Previews)
 	b := Batch{Operations: []approvals.Operation{op}}
 	if grant != nil {
 		// The use is counted in the commit that starts it, so that nothing starts
@@ -430,7 +430,6 @@ func (g *Gate) change(ctx context.Context, c *call, op approvals.Operation, gran
 		b.Grants = []approvals.Grant{used}
 		decided.Record.Outcome = audit.Success
 		decided.Record.Approval = &audit.Approval{Grant: grant.ID, By: grant.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
-		started.Record.Approval = decided.Record.Approval
 	}
 	b.Entries = append(slices.Clone(c.intent), decided, started)
 	// A crash before this commit leaves nothing. A crash after it leaves an

@@ -194,7 +194,7 @@ func TestHeldUpEviction(t *testing.T) {
 			}
 			op := approvals.Operation{ID: "op", State: approvals.Executing, Revision: 1, Tool: "drain_node", Plan: action.Plan{Actions: []action.Action{evict, other}}}
 			ids := []string{"op.1", "op.2"}
-			if err := r.commit(Batch{Entries: []Entry{r.startedEntry(op.ID, op.Principal, "", op.Plan, ids)}, Operations: []approvals.Operation{op}}); err != nil {
+			if err := r.commit(Batch{Entries: []Entry{r.startedEntry(op, ids, nil)}, Operations: []approvals.Operation{op}}); err != nil {
 				t.Fatal(err)
 			}
 			r.finish(context.Background(), op, ids, nil, nil)

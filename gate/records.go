@@ -97,10 +97,18 @@ func (g *Gate) decidedEntry(op string, p action.Principal, session string, d pol
 	return Entry{Record: r}
 }
 
-func (g *Gate) startedEntry(op string, p action.Principal, session string, plan action.Plan, ids []string) Entry {
-	r := g.record(audit.ExecStarted, op, p, session)
+// startedEntry says that requests are about to be sent, who agreed to them, and
+// which objects they are to meet, where that was looked at.
+func (g *Gate) startedEntry(op approvals.Operation, ids []string, previews []action.Preview) Entry {
+	r := g.record(audit.ExecStarted, op.ID, op.Principal, op.Session)
 	r.Outcome = audit.Pending
-	r.Actions = recordActions(plan, ids, nil)
+	r.Actions = recordActions(op.Plan, ids, nil)
+	for i, p := range previews {
+		r.Actions[i].UID, r.Actions[i].ResourceVersion = p.UID(), p.ResourceVersion()
+	}
+	if len(op.Votes) > 0 {
+		r.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest, Grant: op.Grant}
+	}
 	return Entry{Record: r}
 }
 

@@ -235,12 +235,8 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 		return false, err
 	}
 	ids := newAuditIDs(op.ID, len(op.Plan.Actions))
-	started := g.startedEntry(op.ID, op.Principal, op.Session, op.Plan, ids)
-	for i, p := range previews {
-		started.Record.Actions[i].UID, started.Record.Actions[i].ResourceVersion = p.UID(), p.ResourceVersion()
-	}
+	started := g.startedEntry(op, ids, previews)
 	started.Record.Policy = recordPolicy(decision)
-	started.Record.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest}
 	// Of two replicas, clicks or retries exactly one commits this.
 	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
 		return !errors.Is(err, ErrConflict), err

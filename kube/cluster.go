@@ -44,6 +44,7 @@ type cluster struct {
 	name   string
 	config *rest.Config
 	client *rest.RESTClient
+	reads  *rest.RESTClient
 
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
@@ -94,12 +95,21 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig = dynamic.ConfigFor(restConfig)
 	restConfig.GroupVersion = &schema.GroupVersion{}
-	// One client, and so one pool of connections, for everything.
+	// One client, and so one pool of connections, for everything but reads.
 	httpClient, err := rest.HTTPClientFor(restConfig)
 	if err != nil {
 		return nil, err
 	}
 	client, err := rest.UnversionedRESTClientForConfigAndClient(restConfig, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	// Reads have connections of their own that speak HTTP/1.1: the API server answers
+	// a single request sooner over them. Changes stay with HTTP/2, where a server
+	// that goes away says which requests it has not begun.
+	readConfig := rest.CopyConfig(restConfig)
+	readConfig.NextProtos = []string{"http/1.1"}
+	reads, err := rest.UnversionedRESTClientFor(readConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +122,7 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	cached := memory.NewMemCacheClient(discoveryClient)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
 	c := &cluster{
-		name: config.Name, config: restConfig, client: client, discovery: cached, mapper: mapper,
+		name: config.Name, config: restConfig, client: client, reads: reads, discovery: cached, mapper: mapper,
 		shortcuts: restmapper.NewShortcutExpander(mapper, cached, nil),
 	}
 	c.kinds.Store(new(sync.Map))

@@ -150,7 +150,7 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID string, liv
 	var req *rest.Request
 	switch a.Verb {
 	case action.Get, action.List:
-		req = c.client.Get()
+		req = c.reads.Get()
 	case action.Create:
 		req = c.client.Post()
 	case action.Patch:

@@ -100,6 +100,9 @@ func writeVoted(w io.Writer, op approvals.Operation) error {
 	switch op.State {
 	case approvals.Authorized:
 		_, err = fmt.Fprintf(w, "%s approved; the server looks again at what would change and then runs it\n", op.ID)
+		if err == nil && op.Gave != "" {
+			_, err = fmt.Fprintf(w, "grant %s covers this kind for %s; countersign grants revoke %[1]s takes it back\n", op.Gave, op.GrantFor)
+		}
 	case approvals.Rejected:
 		_, err = fmt.Fprintf(w, "%s rejected\n", op.ID)
 	default:

@@ -156,7 +156,7 @@ func TestHelpOfGrants(t *testing.T) {
 // A token that others may read is not used, and one of another kind is not sent.
 func TestSlackSecrets(t *testing.T) {
 	in(t, map[string]string{"bot": " xoxb-1\n", "app": "xapp-1", "sign": "0123", "empty": "\n", "open": "xoxb-2", "group": "xoxb-3"})
-	for name, mode := range map[string]os.FileMode{"open": 0o604, "group": 0o640} {
+	for name, mode := range map[string]os.FileMode{"open": 0o604, "group": 0o660} {
 		if err := os.Chmod(name, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -165,8 +165,8 @@ func TestSlackSecrets(t *testing.T) {
 		{"bot", "app", "", ""},
 		{"bot", "", "sign", ""},
 		{"absent", "app", "", "reading a secret: stat absent: no such file or directory"},
-		{"open", "app", "", "open may be read by others (mode 0604): chmod 600 it"},
-		{"group", "app", "", "group may be read by others (mode 0640): chmod 600 it"},
+		{"open", "app", "", "open may be read by everybody or written by a group (mode 0604): chmod 600 it"},
+		{"group", "app", "", "group may be read by everybody or written by a group (mode 0660): chmod 600 it"},
 		{"app", "bot", "", `app does not hold what Slack gave for it: docs/slack.md says where that is (it begins with "xoxb-")`},
 		{"bot", "sign", "", `sign does not hold what Slack gave for it: docs/slack.md says where that is (it begins with "xapp-")`},
 		{"empty", "app", "", `empty does not hold what Slack gave for it: docs/slack.md says where that is (it begins with "xoxb-")`},

@@ -48,14 +48,15 @@ func newSlack(config *configs.Config, g *gate.Gate, store *storage.Store, people
 	return slack.New(s), nil
 }
 
-// readSecret reads a file that nobody else may read.
+// readSecret reads a file that not everybody may read. A group may: that is how
+// Kubernetes hands a Secret to a pod that does not run as root.
 func readSecret(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", fmt.Errorf("reading a secret: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s may be read by others (mode %04o): chmod 600 it", path, info.Mode().Perm())
+	if info.Mode().Perm()&0o037 != 0 {
+		return "", fmt.Errorf("%s may be read by everybody or written by a group (mode %04o): chmod 600 it", path, info.Mode().Perm())
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
