@@ -23,6 +23,23 @@ type Principal struct {
 	OnBehalfOf string `json:"on_behalf_of,omitempty"`
 }
 
+// Agent is who calls, as people are told: where a token makes the person for whom
+// an agent acts its user (RFC 8693), the client is the agent.
+func (p Principal) Agent() string {
+	if p.Client != "" && p.Username == p.OnBehalfOf {
+		return p.Client
+	}
+	return p.Username
+}
+
+// String is who calls and for whom.
+func (p Principal) String() string {
+	if p.OnBehalfOf == "" {
+		return p.Agent()
+	}
+	return p.Agent() + ", on behalf of " + p.OnBehalfOf
+}
+
 // Key names the principal in maps and indexes. The two parts are separated by
 // a byte that neither a URL nor a JWT subject holds.
 func (p Principal) Key() string { return p.Issuer + "\n" + p.Subject }

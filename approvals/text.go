@@ -56,11 +56,7 @@ func Text(op Operation) string {
 	}
 	line("Operation", "%s", op.ID)
 	line("State", "%s", op.State)
-	asks := op.Principal.Username
-	if op.Principal.OnBehalfOf != "" {
-		asks += ", on behalf of " + op.Principal.OnBehalfOf
-	}
-	line("Asked by", "%s (%s)", asks, op.Principal.Issuer)
+	line("Asked by", "%s (%s)", op.Principal, op.Principal.Issuer)
 	line("Tool", "%s", op.Tool)
 	if op.AgentReason != "" {
 		line("Agent says", "%q", op.AgentReason)

@@ -242,8 +242,11 @@ func (s *slackStage) fillPending() {
 	if _, err := s.agent.Call(s.ctx, "cancel_operation", fmt.Sprintf(`{"op":%q}`, op)); err != nil {
 		s.Fatal(err)
 	}
-	if _, err := waitAbout(s.wire, op, `(?i)withdrawn`); err != nil {
-		s.Fatal(err)
+	if !s.wire.Await(time.Minute, func() bool {
+		m, _ := about(s.wire.Messages(slackChannel), op)
+		return len(m.Replies) > 0 // the outcome, which is told last
+	}) {
+		s.Fatal("the end was never told")
 	}
 	if err := s.server.Stop(); err != nil {
 		s.Fatal(err)

@@ -60,7 +60,12 @@ func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live 
 		moved := refused.Code == http.StatusConflict && live() != (Live{}) && moves < maxMoves
 		heldUp := several && refused.Code == http.StatusTooManyRequests && a.Subresource == action.Eviction && g.Now().Sub(start) < g.RequestTimeout
 		switch {
-		case moved:
+		case moved: // while controllers are busy with the object, at once is too soon
+			select {
+			case <-time.After(moveEvery << moves):
+			case <-ctx.Done():
+				return result, err
+			}
 			moves++
 		case heldUp: // by a disruption budget, until other pods are ready again
 			select {
@@ -78,8 +83,12 @@ func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live 
 }
 
 // maxMoves is how often a request is sent again because the object changed
-// between the last look and the request. Controllers write status all the time.
-const maxMoves = 5
+// between the last look and the request, moveEvery how long it waits the first
+// time; it doubles. Controllers write status all the time.
+const (
+	maxMoves  = 6
+	moveEvery = 30 * time.Millisecond
+)
 
 // again puts another Audit-ID for a request on record. Where the object changed
 // on the way it looks again first, and does so only if still says that what the

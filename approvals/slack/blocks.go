@@ -195,7 +195,7 @@ func standing(op approvals.Operation) (emoji, text string) {
 	}
 	switch op.State {
 	case approvals.PendingApproval:
-		return "hourglass_flowing_sand", fmt.Sprintf("Waiting for %s until %s", count(op.Missing(), "more approval", "more approvals"), clock(op.Expires))
+		return "hourglass_flowing_sand", fmt.Sprintf("Waiting for %s%s until %s", atLeast(op), count(op.Missing(), "more approval", "more approvals"), clock(op.Expires))
 	case approvals.Authorized:
 		return "hourglass_flowing_sand", strings.TrimPrefix(by+" — about to run", " — ")
 	case approvals.Executing:
@@ -237,6 +237,15 @@ func standing(op approvals.Operation) (emoji, text string) {
 		return "arrows_counterclockwise", text
 	}
 	return "question", short(string(op.State), 60)
+}
+
+// atLeast is said where what is missing depends on who comes: several rules ask,
+// and one person may count for some of them only.
+func atLeast(op approvals.Operation) string {
+	if len(op.Requirements) > 1 {
+		return "at least "
+	}
+	return ""
 }
 
 // approvers are the names of those who approved. Their ids are among the facts.
@@ -320,13 +329,7 @@ func facts(op approvals.Operation) *slackgo.RichTextSection {
 	return section(all...)
 }
 
-func asker(op approvals.Operation) string {
-	who := short(op.Principal.Username, 100)
-	if op.Principal.OnBehalfOf != "" {
-		who += ", on behalf of " + short(op.Principal.OnBehalfOf, 100)
-	}
-	return who
-}
+func asker(op approvals.Operation) string { return short(op.Principal.String(), 200) }
 
 func digests(op approvals.Operation) string {
 	text := "Operation " + short(op.ID, 60) + " · plan " + fingerprint(op.PlanDigest)
@@ -577,7 +580,7 @@ func reminder(op approvals.Operation, groups, users []string) (string, []slackgo
 // direct is the message to the person on whose behalf the agent acts. It has no
 // buttons: nobody decides their own request.
 func direct(op approvals.Operation) (string, []slackgo.Block) {
-	text := short(op.Principal.Username, 100) + " asks on your behalf"
+	text := short(op.Principal.Agent(), 100) + " asks on your behalf"
 	elements := []slackgo.RichTextElement{section(bold(text+":"), plain(" "+title(op))), mood(op)}
 	blocks := []slackgo.Block{rich(append(elements, bullets(op)...)...)}
 	if op.AgentReason != "" {

@@ -244,6 +244,11 @@ func (s *Slack) tell(ctx context.Context, id string) error {
 			i--
 			continue
 		}
+		if unreachable(err) && !op.State.Open() {
+			// It is over, and nobody can be told there any more.
+			s.Log.Warn("the end of an operation cannot be told", "op", op.ID, "to", d.Messages[i].To, "err", err.Error())
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -127,7 +127,7 @@ func writeList(w io.Writer, ops []approvals.Operation) error {
 		if !op.Expires.IsZero() {
 			expires = "in " + time.Until(op.Expires).Round(time.Second).String()
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", op.ID, op.State, approvals.Visible(op.Principal.Username),
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", op.ID, op.State, approvals.Visible(op.Principal.String()),
 			approvals.Visible(strings.Join(what, ", ")), expires)
 	}
 	return table.Flush()

@@ -55,11 +55,7 @@ time, so that the same agent may do the like again without being asked.`,
 				for i, k := range g.Kinds {
 					kinds[i] = k.String()
 				}
-				asks := g.Principal.Username
-				if g.Principal.OnBehalfOf != "" {
-					asks += " for " + g.Principal.OnBehalfOf
-				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.ID, approvals.Visible(asks), g.Tool,
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.ID, approvals.Visible(g.Principal.String()), g.Tool,
 					approvals.Visible(strings.Join(g.By(), ", ")), g.Uses, approvals.Visible(ends), approvals.Visible(strings.Join(kinds, "; ")))
 			}
 			return table.Flush()

@@ -237,9 +237,9 @@ func TestStatusOfSlack(t *testing.T) {
 		want  string
 	}{
 		{nil, ""},
-		{&admin.SlackStatus{Connected: true}, "Slack    connected; 0 operations to be told\n"},
-		{&admin.SlackStatus{Untold: 3}, "Slack    not connected: answers cannot come in; people can still use countersign approvals; 3 operations to be told\n"},
-		{&admin.SlackStatus{Connected: true, Untold: 1, Error: "ratelimited\x1b[2J", ErrorTime: at}, "Slack    connected; 1 operations to be told\n         last error at 2026-03-14T12:00:00Z: ratelimited\\u{1B}[2J\n"},
+		{&admin.SlackStatus{Connected: true}, "Slack    connected; operations to be told: 0\n"},
+		{&admin.SlackStatus{Untold: 3}, "Slack    not connected: answers cannot come in; people can still use countersign approvals; operations to be told: 3\n"},
+		{&admin.SlackStatus{Connected: true, Untold: 1, Error: "ratelimited\x1b[2J", ErrorTime: at}, "Slack    connected; operations to be told: 1\n         last error at 2026-03-14T12:00:00Z: ratelimited\\u{1B}[2J\n"},
 	} {
 		states <- row.state
 		out := succeed(t, "status", "-c", "config.yaml")

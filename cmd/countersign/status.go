@@ -56,7 +56,7 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 					if !slack.Connected {
 						how = "not connected: answers cannot come in; people can still use countersign approvals"
 					}
-					fmt.Fprintf(table, "Slack\t%s; %d operations to be told\n", how, slack.Untold)
+					fmt.Fprintf(table, "Slack\t%s; operations to be told: %d\n", how, slack.Untold)
 					if slack.Error != "" {
 						fmt.Fprintf(table, "\tlast error at %s: %s\n", slack.ErrorTime.UTC().Format(time.RFC3339), approvals.Visible(slack.Error))
 					}
