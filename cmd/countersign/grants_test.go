@@ -91,7 +91,7 @@ func TestGrantsCommands(t *testing.T) {
 	if len(lines) != 3 || strings.Join(strings.Fields(lines[0]), " ") != "GRANT FOR TOOL GIVEN BY USES ENDS WHAT" {
 		t.Fatalf("got %s", list)
 	}
-	for _, want := range []string{"held ", ` devin\u{1B}[2J for anna `, " scale_deployment ", ` bea\u{202E} (slack:T/U) `, " 7 ", " in 1h0m0s ", "patch configmaps", "/data/a"} {
+	for _, want := range []string{"held ", ` devin\u{1B}[2J, on behalf of anna `, " scale_deployment ", ` bea\u{202E} (slack:T/U) `, " 7 ", " in 1h0m0s ", "patch configmaps", "/data/a"} {
 		if !strings.Contains(lines[1], want) {
 			t.Errorf("%q is not in %q", want, lines[1])
 		}
