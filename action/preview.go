@@ -146,6 +146,63 @@ func diffLists(changes []Change, path string, before, after []any) []Change {
 	return changes
 }
 
+// ListNames says for each item of a list that a difference leads through, and
+// that has a name in the object before or after, how its path reads with the name
+// in the place of the number: "/spec/containers/0" is "/spec/containers[web]".
+func (p Preview) ListNames() map[string]string {
+	names := map[string]string{}
+	for _, c := range p.Diff {
+		var live, result any = p.Live, p.Result
+		path, named := "", ""
+		for segment := range strings.SplitSeq(strings.TrimPrefix(c.Path, "/"), "/") {
+			key := unescapePointer.Replace(segment)
+			list := false
+			if list, result = step(result, key); !list {
+				list, live = step(live, key)
+			} else {
+				_, live = step(live, key)
+			}
+			path += "/" + segment
+			name := nameOf(result)
+			if before := nameOf(live); name == "" || before != "" && before != name {
+				name = before // also of an item that takes another's place: it is no change of either
+				if after := nameOf(result); after != "" && before != after {
+					name = before + ">" + after
+				}
+			}
+			if list && name != "" {
+				named += "[" + name + "]"
+				names[path] = named
+			} else {
+				named += "/" + segment
+			}
+		}
+	}
+	return names
+}
+
+// step goes one level down, and says whether that was into a list.
+func step(v any, key string) (list bool, next any) {
+	switch v := v.(type) {
+	case map[string]any:
+		return false, v[key]
+	case []any:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(v) {
+			return true, v[i]
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+func nameOf(v any) string {
+	object, _ := v.(map[string]any)
+	name, _ := object["name"].(string)
+	return name
+}
+
+var unescapePointer = strings.NewReplacer("~1", "/", "~0", "~")
+
 // withoutNoise copies only the levels that it leaves something out of.
 func withoutNoise(object map[string]any) map[string]any {
 	out := maps.Clone(object)

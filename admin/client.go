@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"countersign/approvals"
+	"countersign/gate"
 )
 
 // ErrNoServer says that nobody answers on the admin socket.
@@ -70,7 +71,7 @@ func (c *Client) Locks(ctx context.Context) (locks []approvals.Lock, err error) 
 }
 
 // Lock sets a lock; id, setter and time are the server's to give.
-func (c *Client) Lock(ctx context.Context, l approvals.Lock) (set approvals.Lock, err error) {
+func (c *Client) Lock(ctx context.Context, l approvals.Lock) (set gate.Locked, err error) {
 	return set, c.do(ctx, http.MethodPost, "/v1/locks", l, &set)
 }
 

@@ -44,6 +44,40 @@ type Status struct {
 	Locks []approvals.Lock `json:"locks,omitempty"`
 	// Slack is nil where it is not configured.
 	Slack *SlackStatus `json:"slack,omitempty"`
+	// Clusters are how the clusters are, and with what credential each is asked.
+	Clusters []ClusterStatus `json:"clusters,omitempty"`
+	// Waiting counts the operations that wait for approval; -1 where it cannot be told.
+	Waiting int       `json:"waiting"`
+	Log     LogStatus `json:"log"`
+	// LastError is what the server last reported as an error; nil when nothing yet.
+	LastError *ErrorStatus `json:"last_error,omitempty"`
+}
+
+// ClusterStatus is how one cluster is. It names the credential and never shows it.
+type ClusterStatus struct {
+	Name   string `json:"name"`
+	Server string `json:"server"`
+	// Credential says what it is, where it is from and when it expires.
+	Credential string    `json:"credential"`
+	Expires    time.Time `json:"expires,omitzero"`
+	// Impersonates says that the cluster sees the caller of each request.
+	Impersonates bool `json:"impersonates"`
+	// User is who the server itself is there, where the cluster tells.
+	User      string `json:"user,omitempty"`
+	Reachable bool   `json:"reachable"`
+	Error     string `json:"error,omitempty"`
+}
+
+// LogStatus is the newest record of the audit log; zero where there is none.
+type LogStatus struct {
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time,omitzero"`
+}
+
+// ErrorStatus is something that went wrong.
+type ErrorStatus struct {
+	Time    time.Time `json:"time"`
+	Message string    `json:"message"`
 }
 
 // PolicyStatus is which policy is in force, and whether what lies in its folder
@@ -139,7 +173,9 @@ func (s *Server) person(ctx context.Context) (approvals.Person, error) {
 	if u, err := user.LookupId(id); err == nil {
 		name = u.Username
 	}
-	return s.People.Person("local:"+id, name, []string{"local:" + name, "local:*"}), nil
+	p := s.People.Person("local:"+id, name, []string{"local:" + name, "local:*"})
+	p.Via = "admin socket"
+	return p, nil
 }
 
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
@@ -222,11 +258,12 @@ func (s *Server) lock(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	if l, err = s.Gate.Lock(l, person); err != nil {
+	set, err := s.Gate.Lock(l, person)
+	if err != nil {
 		s.fail(w, err)
 		return
 	}
-	reply(w, l)
+	reply(w, set)
 }
 
 func (s *Server) unlock(w http.ResponseWriter, r *http.Request) {

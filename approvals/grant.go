@@ -51,7 +51,26 @@ func (k Kind) String() string {
 	if k.Subresource != "" {
 		resource += "/" + k.Subresource
 	}
-	return fmt.Sprintf("%s %s, any object of namespace %s in cluster %s, fields %s", k.Verb, resource, k.Namespace, k.Cluster, strings.Join(k.Fields, " "))
+	verb := k.Verb
+	if k.Patch == action.ApplyPatch {
+		verb = "apply"
+	}
+	var set, away []string
+	for _, f := range k.Fields {
+		if bare, ok := strings.CutPrefix(f, takenAway); ok {
+			away = append(away, bare)
+		} else {
+			set = append(set, f)
+		}
+	}
+	var fields []string
+	if len(set) > 0 {
+		fields = append(fields, "set "+strings.Join(set, ", "))
+	}
+	if len(away) > 0 {
+		fields = append(fields, "take away "+strings.Join(away, ", "))
+	}
+	return fmt.Sprintf("%s %s, any object of namespace %s in cluster %s: %s", verb, resource, k.Namespace, k.Cluster, strings.Join(fields, "; "))
 }
 
 // Kinds are what a Grant given for the operation would cover. There are none
@@ -77,10 +96,12 @@ func (op Operation) Kinds() []Kind {
 			if c.Op != "add" {
 				was = leaves(nil, c.Path, c.Old)
 			}
-			k.Fields = append(k.Fields, set...)
+			for _, f := range set {
+				k.Fields = append(k.Fields, op.named(i, f))
+			}
 			for _, f := range was {
 				if !slices.Contains(set, f) { // to change a limit is not to lift it
-					k.Fields = append(k.Fields, takenAway+f)
+					k.Fields = append(k.Fields, takenAway+op.named(i, f))
 				}
 			}
 		}
@@ -89,6 +110,23 @@ func (op Operation) Kinds() []Kind {
 		kinds = append(kinds, k)
 	}
 	return kinds
+}
+
+// named is a path with names for numbers where it leads through lists.
+func (op Operation) named(i int, path string) string {
+	if i >= len(op.Names) {
+		return path
+	}
+	longest := ""
+	for prefix := range op.Names[i] {
+		if len(prefix) > len(longest) && (path == prefix || strings.HasPrefix(path, prefix+"/")) {
+			longest = prefix
+		}
+	}
+	if longest == "" {
+		return path
+	}
+	return op.Names[i][longest] + path[len(longest):]
 }
 
 // takenAway begins a field whose value would be gone.

@@ -100,7 +100,7 @@ func TestKinds(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	want.Subresource = "scale"
-	if got := fmt.Sprint(want); got != "patch deployments.apps/scale, any object of namespace shop in cluster prod, fields /spec/replicas" {
+	if got := fmt.Sprint(want); got != "patch deployments.apps/scale, any object of namespace shop in cluster prod: set /spec/replicas" {
 		t.Errorf("it is called %s", got)
 	}
 	// One Action that cannot be granted is none that can.

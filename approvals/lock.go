@@ -13,7 +13,7 @@ import (
 // empty in it matches everything; a Lock of which all is empty halts every call.
 type Lock struct {
 	ID string `json:"id"`
-	// Principal is a user name or subject, or for whom an agent acts.
+	// Principal is a user name, a subject or a client, or for whom an agent acts.
 	Principal string `json:"principal,omitempty"`
 	Tool      string `json:"tool,omitempty"`
 	Cluster   string `json:"cluster,omitempty"`
@@ -33,7 +33,7 @@ func (l Lock) Holds(now time.Time) bool { return l.Expires.IsZero() || now.Befor
 // requests, which is before they are known, it is so only where nothing that is
 // not known matters.
 func (l Lock) Halts(p *action.Principal, tool string, actions []action.Action) bool {
-	if l.Principal != "" && !strings.EqualFold(l.Principal, p.Username) && !strings.EqualFold(l.Principal, p.Subject) && !strings.EqualFold(l.Principal, p.OnBehalfOf) {
+	if l.Principal != "" && !slices.ContainsFunc([]string{p.Username, p.Subject, p.Client, p.OnBehalfOf}, func(name string) bool { return strings.EqualFold(l.Principal, name) }) {
 		return false
 	}
 	if l.Tool != "" && l.Tool != tool {
@@ -67,11 +67,15 @@ func (l Lock) What() string {
 	return strings.Join(parts, ", ")
 }
 
+// Until says when the lock ends.
+func (l Lock) Until() string {
+	if l.Expires.IsZero() {
+		return "until the lock is removed"
+	}
+	return "until " + l.Expires.UTC().Format(time.RFC3339)
+}
+
 // Text is what a halted agent and an approver are told.
 func (l Lock) Text() string {
-	until := "until it is removed"
-	if !l.Expires.IsZero() {
-		until = "until " + l.Expires.UTC().Format(time.RFC3339)
-	}
-	return fmt.Sprintf("%s is locked %s: %s", l.What(), until, l.Reason)
+	return fmt.Sprintf("%s is locked %s: %s", l.What(), l.Until(), l.Reason)
 }

@@ -67,10 +67,14 @@ type Operation struct {
 	// empty where there was no object or no preview.
 	UIDs []string `json:"uids,omitempty"`
 	// Diffs are what the approver is shown, one for each Action, masked.
-	Diffs        [][]action.Change `json:"diffs,omitempty"`
-	Requirements []Requirement     `json:"requirements,omitempty"`
-	Votes        []Vote            `json:"votes,omitempty"`
-	Rules        []string          `json:"rules,omitempty"`
+	Diffs [][]action.Change `json:"diffs,omitempty"`
+	// Names are, for each Action, the paths of list items that have a name, with
+	// the name in the place of the number: an item's number says nothing about
+	// another object.
+	Names        []map[string]string `json:"names,omitempty"`
+	Requirements []Requirement       `json:"requirements,omitempty"`
+	Votes        []Vote              `json:"votes,omitempty"`
+	Rules        []string            `json:"rules,omitempty"`
 	// Risks are what the preview shows that an approver should not overlook.
 	Risks   []string  `json:"risks,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
@@ -112,6 +116,14 @@ type Requirement struct {
 	Expires time.Duration `json:"expires"`
 	// ReasonRequired asks every approver to say why.
 	ReasonRequired bool `json:"reason_required,omitempty"`
+}
+
+func (r Requirement) String() string {
+	text := fmt.Sprintf("%d of %s", r.Count, strings.Join(r.Approvers, " or "))
+	if r.ReasonRequired {
+		text += ", each with a reason"
+	}
+	return text
 }
 
 // Vote is one person's answer.
@@ -169,7 +181,7 @@ func (op Operation) Vote(p Person, b Ballot, now time.Time) (Operation, error) {
 	case op.State != PendingApproval:
 		return op, fmt.Errorf("%w: operation %s is %s%s", ErrNotPending, op.ID, op.State, op.decidedBy())
 	case !now.Before(op.Expires):
-		return op, fmt.Errorf("%w: operation %s expired at %s", ErrNotPending, op.ID, op.Expires.Format(time.RFC3339))
+		return op, fmt.Errorf("%w: operation %s expired at %s", ErrNotPending, op.ID, op.Expires.UTC().Format(time.RFC3339))
 	case p.Barred != "":
 		return op, fmt.Errorf("%w: %s: %s", ErrBarred, p.Name, p.Barred)
 	case !slices.ContainsFunc(op.Requirements, func(r Requirement) bool { return r.admits(p) }):
@@ -179,7 +191,7 @@ func (op Operation) Vote(p Person, b Ballot, now time.Time) (Operation, error) {
 	case slices.ContainsFunc(op.Votes, func(v Vote) bool { return v.Person.same(p) }):
 		return op, fmt.Errorf("%w: %s", ErrVoted, p.Name)
 	case strings.TrimSpace(b.Reason) == "" && (!b.Approve || op.ReasonRequired(p)):
-		return op, fmt.Errorf("%w required: say why", ErrReason)
+		return op, fmt.Errorf("%w required: say why (--reason on the command line)", ErrReason)
 	case utf8.RuneCountInString(b.Reason) > maxReason:
 		return op, fmt.Errorf("%w too long: say it in %d characters", ErrReason, maxReason)
 	case b.Grant && (!b.Approve || op.GrantFor == 0):
@@ -237,6 +249,14 @@ func (op Operation) By() []string {
 
 // Asked reports whether people were ever asked about it.
 func (op Operation) Asked() bool { return len(op.Requirements) > 0 && op.Grant == "" }
+
+// GaveUntil is when the grant that its votes made ends.
+func (op Operation) GaveUntil() time.Time {
+	if len(op.Votes) == 0 {
+		return time.Time{}
+	}
+	return op.Votes[len(op.Votes)-1].Time.Add(op.GrantFor)
+}
 
 // ReasonRequired reports whether this person's approval must carry a reason.
 func (op Operation) ReasonRequired(p Person) bool {

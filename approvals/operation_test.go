@@ -218,7 +218,7 @@ func TestRefusalTexts(t *testing.T) {
 		{person("fred"), true, "not an approver: fred is in none of the sets that may decide this: [sre platform security]"},
 		{person("anna", "sre"), true, "own request: the agent acts on behalf of anna; somebody else has to decide"},
 		{person("bea", "sre"), true, "already voted: bea"},
-		{person("carl", "sre"), false, "reason required: say why"},
+		{person("carl", "sre"), false, "reason required: say why (--reason on the command line)"},
 	} {
 		if _, err := op.Vote(row.person, Ballot{Approve: row.approve}, noon); fmt.Sprint(err) != row.want {
 			t.Errorf("got %v; want %s", err, row.want)

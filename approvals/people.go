@@ -17,6 +17,8 @@ type Person struct {
 	Accounts []string `json:"accounts,omitempty"`
 	// Sets are the approver sets that the person is in now.
 	Sets []string `json:"sets"`
+	// Via is where the person answers: the admin socket, or a channel of Slack.
+	Via string `json:"via,omitempty"`
 	// Barred is why the person may not decide anything, such as being a guest.
 	Barred string `json:"barred,omitempty"`
 }

@@ -9,30 +9,59 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"countersign/action"
 )
 
-// Visible makes a text that somebody else wrote safe to show: control
-// characters, bidirectional overrides, zero-width and other invisible
-// characters become \u{XXXX}, so that nothing can hide or rearrange what the
-// approver reads. Line breaks become visible too; a caller that wants several
-// lines splits first.
+// Visible makes a text that somebody else wrote safe to show: what is not seen
+// (control and zero-width characters), what rearranges what is seen (bidirectional
+// overrides, letters that are written from right to left), what is drawn over it
+// (marks upon Latin letters, and heaps of marks) and letters that pass for others
+// (Cyrillic or Greek ones within a Latin word) become \u{XXXX}. Line breaks become
+// visible too; a caller that wants several lines splits first.
 func Visible(s string) string {
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, hidden) {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= unicode.MaxASCII }) {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
-		if !hidden(r) {
-			b.WriteRune(r)
-		} else {
-			fmt.Fprintf(&b, `\u{%X}`, r)
+	runes := []rune(s)
+	for i := 0; i < len(runes); {
+		end := i + 1
+		for inWord(runes[i]) && end < len(runes) && inWord(runes[end]) {
+			end++
 		}
+		writeWord(&b, runes[i:end])
+		i = end
 	}
 	return b.String()
 }
+
+func inWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsMark(r) }
+
+// writeWord writes letters that stand together, or one other character.
+func writeWord(b *strings.Builder, word []rune) {
+	latin := slices.ContainsFunc(word, func(r rune) bool { return unicode.Is(unicode.Latin, r) })
+	marks, upon := 0, rune(0)
+	for _, r := range word {
+		show := !hidden(r) && !unicode.In(r, rightToLeft...) && !(latin && unicode.In(r, likeLatin...))
+		if unicode.In(r, unicode.Mn, unicode.Me) {
+			marks++
+			show = show && marks <= 2 && unicode.IsLetter(upon) && !unicode.Is(unicode.Latin, upon)
+		} else {
+			marks, upon = 0, r
+		}
+		if show {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(b, `\u{%X}`, r)
+		}
+	}
+}
+
+var (
+	rightToLeft = []*unicode.RangeTable{unicode.Hebrew, unicode.Arabic, unicode.Syriac, unicode.Thaana, unicode.Nko, unicode.Samaritan, unicode.Mandaic, unicode.Adlam}
+	likeLatin   = []*unicode.RangeTable{unicode.Cyrillic, unicode.Greek, unicode.Armenian, unicode.Cherokee, unicode.Coptic}
+)
 
 func hidden(r rune) bool {
 	if r < unicode.MaxASCII {
@@ -81,7 +110,7 @@ func Text(op Operation) string {
 		line("Changes", "%s", total)
 	}
 	for _, r := range op.Requirements {
-		line("Needs", "%d of %s", r.Count, strings.Join(r.Approvers, " or "))
+		line("Needs", "%s", r)
 	}
 	for _, v := range op.Votes {
 		word := "rejected"
@@ -104,11 +133,11 @@ func Text(op Operation) string {
 	}
 	if op.GrantFor > 0 && op.State == PendingApproval {
 		for _, k := range op.Kinds() {
-			line("Kind", "%s; it can be approved for %s", k, op.GrantFor)
+			line("Kind", "%s; it can be approved for %s (approvals approve --kind)", k, Duration(op.GrantFor))
 		}
 	}
 	if op.Gave != "" {
-		line("Gave", "grant %s for this kind; countersign grants revoke %[1]s takes it back", op.Gave)
+		line("Gave", "grant %s for this kind until %s; countersign grants revoke %[1]s takes it back", op.Gave, op.GaveUntil().UTC().Format(time.RFC3339))
 	}
 	if op.Grant != "" {
 		line("Ran under", "grant %s", op.Grant)
@@ -199,6 +228,19 @@ func inLine(v any) written {
 		text = append(text[:80:80], []rune("...")...)
 	}
 	return written{string(data), string(text)}
+}
+
+// Duration writes a length of time as people say it.
+func Duration(d time.Duration) string {
+	switch {
+	case d >= time.Hour && d%time.Hour == 0:
+		return count(int(d/time.Hour), "hour", "hours")
+	case d >= time.Minute && d%time.Minute == 0:
+		return count(int(d/time.Minute), "minute", "minutes")
+	case d < time.Minute:
+		return count(int(d/time.Second), "second", "seconds")
+	}
+	return d.String()
 }
 
 // flags names the options that make a request more than it looks.

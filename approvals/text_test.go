@@ -57,6 +57,12 @@ func TestVisible(t *testing.T) {
 		{"letters that show nothing", "a\u3164b\u115f\u1160\uffa0\u034f\u17b4", `a\u{3164}b\u{115F}\u{1160}\u{FFA0}\u{34F}\u{17B4}`},
 		{"symbols that show nothing", "a\u2800b", `a\u{2800}b`},
 		{"private use and unassigned", "\ue000\U000fffff\u0378", `\u{E000}\u{FFFFF}\u{378}`},
+		{"letters from right to left", "\u05d0b \u0661", `\u{5D0}b \u{661}`},
+		{"letters that pass for Latin ones", "ng\u0456nx \u0440od \u0438\u043c\u044f", "ng\\u{456}nx \\u{440}od \u0438\u043c\u044f"},
+		{"marks upon Latin letters", "p\u0336r\u0336od", `p\u{336}r\u{336}od`},
+		{"marks upon nothing", " \u0301", ` \u{301}`},
+		{"heaps of marks", "\u0915\u094d\u0301\u0301\u0301", "\u0915\u094d\u0301" + `\u{301}\u{301}`},
+		{"words of other scripts", "\u0928\u092e\u0938\u094d\u0924\u0947", "\u0928\u092e\u0938\u094d\u0924\u0947"},
 		{"not UTF-8", "a\xffb", "a\uFFFDb"},
 		{"markup is text", "<@U123> *bold* `code`", "<@U123> *bold* `code`"},
 	} {

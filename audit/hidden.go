@@ -64,3 +64,29 @@ func isCode(text string, depth int) bool {
 	decoded, ok := decodeText(text)
 	return ok && depth < deepest && isCode(decoded, depth+1)
 }
+
+// MaskedCode reports whether a text that shown has masked could be code, wherever
+// in v it stands: a ConfigMap or an environment can hold a script under a name that
+// is a secret's. shown is what masking made of v.
+func MaskedCode(v, shown any) bool {
+	switch v := v.(type) {
+	case string:
+		text, _ := shown.(string)
+		return text == Masked && v != Masked && isCode(v, 0) || text != v && argumentHides("", v)
+	case []any:
+		list, _ := shown.([]any)
+		for i, item := range v {
+			if i < len(list) && MaskedCode(item, list[i]) {
+				return true
+			}
+		}
+	case map[string]any:
+		object, _ := shown.(map[string]any)
+		for key, value := range v {
+			if kept, ok := object[key]; ok && MaskedCode(value, kept) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -31,6 +31,9 @@ const (
 	LockAdded         = "lock.added"
 	LockRemoved       = "lock.removed"
 	ConfigChanged     = "config.changed"
+	SessionStarted    = "session.started"
+	SessionEnded      = "session.ended"
+	RateLimited       = "rate.limited" // more requests than one caller may send
 )
 
 // The outcomes of a Record.
@@ -66,6 +69,8 @@ type Record struct {
 	Error     *Error            `json:"error,omitempty"`
 	// Evidence is what reconciliation saw, on exec.reconciled.
 	Evidence *Evidence `json:"evidence,omitempty"`
+	// End is how a session ended, on session.ended.
+	End *SessionEnd `json:"end,omitempty"`
 	// Node is the host name of the server that wrote the record.
 	Node string `json:"node,omitempty"`
 	// DurationMS is how long the recorded step took.
@@ -75,7 +80,7 @@ type Record struct {
 // Source is where a call came from.
 type Source struct {
 	IP        string `json:"ip,omitempty"`
-	Transport string `json:"transport"`       // http or stdio
+	Transport string `json:"transport"`       // http, stdio or slack
 	Agent     string `json:"agent,omitempty"` // what the client calls itself; not verified
 }
 
@@ -125,17 +130,30 @@ type Shadow struct {
 
 // Approval is the human part.
 type Approval struct {
-	State         string   `json:"state,omitempty"`
-	By            []string `json:"by,omitempty"`
-	Reason        string   `json:"reason,omitempty"`
-	PlanDigest    string   `json:"plan_digest,omitempty"`
-	PreviewDigest string   `json:"diff_digest,omitempty"`
+	State  string   `json:"state,omitempty"`
+	By     []string `json:"by,omitempty"`
+	Reason string   `json:"reason,omitempty"`
+	// Vote is what a person answered, approve or reject, also where it did not
+	// count; Via is where, and Sets are the approver sets it was in then.
+	Vote string   `json:"vote,omitempty"`
+	Via  string   `json:"via,omitempty"`
+	Sets []string `json:"sets,omitempty"`
+	// Needs is what was demanded, Expires until when, and Channels where it was asked.
+	Needs         []string  `json:"needs,omitempty"`
+	Expires       time.Time `json:"expires,omitzero"`
+	Channels      []string  `json:"channels,omitempty"`
+	PlanDigest    string    `json:"plan_digest,omitempty"`
+	PreviewDigest string    `json:"diff_digest,omitempty"`
 	// Supersedes is the stale operation that this one asks again for.
 	Supersedes string `json:"supersedes,omitempty"`
 	// Kind says that a vote was for this kind of change, not for this one alone.
 	Kind bool `json:"kind,omitempty"`
-	// Grant is the consent to a kind of change that was given, used or taken back.
-	Grant string `json:"grant,omitempty"`
+	// Grant is the consent to a kind of change that was given, used or taken back;
+	// Fields are what it lets be set.
+	Grant  string   `json:"grant,omitempty"`
+	Fields []string `json:"fields,omitempty"`
+	// Lock is the lock that was set or removed, or that withdrew the operation.
+	Lock string `json:"lock,omitempty"`
 }
 
 // Payload commits to bytes that are stored beside the record.
@@ -148,6 +166,13 @@ type Payload struct {
 type Error struct {
 	Type    string `json:"type"`
 	Message string `json:"message"`
+}
+
+// SessionEnd is how a session ended. The record's duration is that from its first
+// call to its last.
+type SessionEnd struct {
+	Reason string `json:"reason"` // idle, deleted, stopped or crowded_out
+	Calls  int    `json:"calls"`
 }
 
 // Evidence is what a look at the live object after a crash showed.

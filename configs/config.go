@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"countersign/strictyaml"
 )
@@ -31,6 +33,13 @@ type Config struct {
 	// headers, beside those of URL.
 	AllowedHosts   []string `yaml:"allowedHosts"`
 	AllowedOrigins []string `yaml:"allowedOrigins"`
+	// TrustedProxies are the networks, 10.0.0.0/8, of what stands in front. From
+	// them, and from nobody else, X-Forwarded-For says where a caller is.
+	TrustedProxies []string `yaml:"trustedProxies"`
+	// Scopes are what tokens must be for, beside what policy says about who calls.
+	Scopes Scopes `yaml:"scopes"`
+	// Limits bound how often one caller is answered, whatever it asks for.
+	Limits Limits `yaml:"limits"`
 	// Data is the folder of the store, its key and the admin socket. The
 	// server makes it, mode 0700.
 	Data string `yaml:"data"`
@@ -63,6 +72,24 @@ type TLS struct {
 	KeyFile  string `yaml:"keyFile"`
 }
 
+// Scopes are OAuth scopes, in a token's claim scope or scp. One that is absent is
+// not demanded.
+type Scopes struct {
+	// Read is demanded by tools that change nothing, prompts and resources; Change,
+	// and Read with it, by all other tools.
+	Read   string `yaml:"read"`
+	Change string `yaml:"change"`
+}
+
+// Limits are requests a second; twice as many may come at once.
+type Limits struct {
+	// PerPrincipal is for one issuer and subject; 100 when absent.
+	PerPrincipal strictyaml.Int `yaml:"perPrincipal"`
+	// PerAddress is for one address, or the /64 that an IPv6 address lies in; 200
+	// when absent. It holds before anybody has been asked for a token.
+	PerAddress strictyaml.Int `yaml:"perAddress"`
+}
+
 // Issuer is one OpenID Connect issuer.
 type Issuer struct {
 	// URL is the issuer exactly as its tokens' iss says it.
@@ -71,12 +98,21 @@ type Issuer struct {
 	CAFile string `yaml:"caFile"`
 	// Algorithms are the accepted signature algorithms; RS256 and ES256 when absent.
 	Algorithms []string `yaml:"algorithms"`
-	// UsernameClaim is the claim that becomes the user name; sub when absent.
+	// UsernameClaim is the claim that becomes the user name; sub when absent. Here
+	// and in the next two, dots lead into nested claims (realm_access.roles); a
+	// claim of exactly the name that is written comes first.
 	UsernameClaim string `yaml:"usernameClaim"`
 	// GroupsClaim is the claim that becomes the groups; no groups when absent.
 	GroupsClaim string `yaml:"groupsClaim"`
 	// OnBehalfOfClaim says for whom an agent acts; act (RFC 8693) when absent.
 	OnBehalfOfClaim string `yaml:"onBehalfOfClaim"`
+	// UsernamePrefix and GroupsPrefix are put before user names and groups, so that
+	// two issuers cannot name the same.
+	UsernamePrefix string `yaml:"usernamePrefix"`
+	GroupsPrefix   string `yaml:"groupsPrefix"`
+	// ClockSkew is how far the issuer's clock may be from this machine's; 30s when
+	// absent, 5m at most.
+	ClockSkew *time.Duration `yaml:"clockSkew"`
 	// Kubernetes is true for an API server's service-account issuer: groups
 	// are then those that Kubernetes gives to the account.
 	Kubernetes bool `yaml:"kubernetes"`
@@ -91,6 +127,26 @@ type Cluster struct {
 	Context    string `yaml:"context"`
 	// InCluster is true to use the credential of the pod that the server runs in.
 	InCluster bool `yaml:"inCluster"`
+	// ServiceAccount, namespace/name, is who acts. The credential above then serves
+	// for nothing but to ask for tokens of it, for an hour each.
+	ServiceAccount string `yaml:"serviceAccount"`
+	// Impersonate makes the cluster see the caller: its RBAC and its audit log then
+	// apply to the agent. Without it the cluster sees the server alone.
+	Impersonate *Impersonate `yaml:"impersonate"`
+}
+
+// Impersonate says what a cluster calls the principals.
+type Impersonate struct {
+	// UsernamePrefix and GroupsPrefix stand before the names that tokens hold, so
+	// that nobody at an issuer can choose one that means something in the cluster.
+	// Both must be written, if only as "", unless all issuers have prefixes.
+	UsernamePrefix *string `yaml:"usernamePrefix"`
+	GroupsPrefix   *string `yaml:"groupsPrefix"`
+	// ServiceAccountIssuer is the url of the issuer whose service accounts are this
+	// cluster's own, and keep their names and groups.
+	ServiceAccountIssuer string `yaml:"serviceAccountIssuer"`
+	// Extra are what else the cluster is shown: on-behalf-of, client, issuer.
+	Extra []string `yaml:"extra"`
 }
 
 // Approvers is one approver set.
@@ -161,10 +217,18 @@ const (
 	defaultCooldown       = 5 * time.Minute
 	defaultRequestTimeout = 30 * time.Second
 	defaultMaxPending     = 20
+	defaultPerPrincipal   = 100
+	defaultPerAddress     = 200
+	maxRate               = 100_000
 	defaultGrantFor       = 30 * time.Minute
 	maxGrantFor           = 8 * time.Hour
+	defaultClockSkew      = 30 * time.Second
+	maxClockSkew          = 5 * time.Minute
 	defaultSlackAPI       = "https://slack.com/api/"
 )
+
+// scope is one OAuth scope: RFC 6749, section 3.3.
+var scope = regexp.MustCompile(`^[\x21\x23-\x5b\x5d-\x7e]+$`)
 
 // name is what clusters and approver sets may be called.
 var name = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
@@ -222,11 +286,17 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		report([]any{"tls"}, "tls needs both certFile and keyFile")
 	}
+	c.checkCallers(report)
 	if c.Data == "" {
 		report(nil, "data is missing: the folder for the store")
 	}
 	if c.Policy == "" {
 		report(nil, "policy is missing: the folder of the policy files")
+	}
+	positive := func(d *time.Duration, most time.Duration, at ...any) {
+		if d != nil && (*d < 0 || most > 0 && *d > most) {
+			report(at, "%v is %s; from 0s to %s is expected", at[len(at)-1], d, most)
+		}
 	}
 	if len(c.Issuers) == 0 {
 		report(nil, "issuers is missing: without one nobody can log in")
@@ -244,6 +314,12 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 		if issuer.Kubernetes && issuer.GroupsClaim != "" {
 			report([]any{"issuers", i, "groupsClaim"}, "a kubernetes issuer's groups come from Kubernetes: leave groupsClaim out")
 		}
+		for key, prefix := range map[string]string{"usernamePrefix": issuer.UsernamePrefix, "groupsPrefix": issuer.GroupsPrefix} {
+			if len(prefix) > 100 || strings.HasPrefix(prefix, "system:") || strings.ContainsFunc(prefix, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				report([]any{"issuers", i, key}, "%s is %q; a few characters that can be seen are expected, such as okta:, and not system:, which is for Kubernetes", key, prefix)
+			}
+		}
+		positive(issuer.ClockSkew, maxClockSkew, "issuers", i, "clockSkew")
 	}
 	if len(c.Clusters) == 0 {
 		report(nil, "clusters is missing: name at least one")
@@ -259,6 +335,10 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 		if (cluster.Kubeconfig == "") == !cluster.InCluster {
 			report([]any{"clusters", i}, "cluster %s needs either kubeconfig or inCluster: true", cluster.Name)
 		}
+		if cluster.ServiceAccount != "" && !account.MatchString(cluster.ServiceAccount) {
+			report([]any{"clusters", i, "serviceAccount"}, "serviceAccount is %q; namespace/name is expected", cluster.ServiceAccount)
+		}
+		c.checkImpersonate(cluster, report, "clusters", i, "impersonate")
 	}
 	for set := range c.Approvers {
 		if !name.MatchString(set) {
@@ -270,11 +350,6 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	if n := c.Approvals.MaxPending; n < 0 || n > 10_000 {
 		report([]any{"approvals", "maxPending"}, "maxPending is %d; from 1 to 10000 is expected", n)
 	}
-	positive := func(d *time.Duration, most time.Duration, at ...any) {
-		if d != nil && (*d < 0 || most > 0 && *d > most) {
-			report(at, "%v is %s; from 0s to %s is expected", at[len(at)-1], d, most)
-		}
-	}
 	positive(c.Approvals.Wait, maxWait, "approvals", "wait")
 	positive(c.Approvals.Cooldown, 24*time.Hour, "approvals", "cooldown")
 	positive(c.Approvals.GrantFor, maxGrantFor, "approvals", "grantFor")
@@ -284,12 +359,79 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	}
 }
 
+// checkCallers checks what is demanded of every caller.
+func (c *Config) checkCallers(report func(at []any, format string, args ...any)) {
+	for i, network := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(network); err != nil {
+			report([]any{"trustedProxies", i}, "%q is no network, such as 10.0.0.0/8 or 10.1.2.3/32", network)
+		}
+	}
+	for key, s := range map[string]string{"read": c.Scopes.Read, "change": c.Scopes.Change} {
+		if s != "" && !scope.MatchString(s) {
+			report([]any{"scopes", key}, "scope %q is not one OAuth scope: it holds a space, a quote or a backslash", s)
+		}
+	}
+	for key, n := range map[string]strictyaml.Int{"perPrincipal": c.Limits.PerPrincipal, "perAddress": c.Limits.PerAddress} {
+		if n < 0 || n > maxRate {
+			report([]any{"limits", key}, "%s is %d; from 1 to %d requests a second are expected", key, n, maxRate)
+		}
+	}
+}
+
 // The ids that Slack gives to users, user groups and channels.
 var (
 	slackUser    = regexp.MustCompile(`^[UW][A-Z0-9]{2,20}$`)
 	slackGroup   = regexp.MustCompile(`^S[A-Z0-9]{2,20}$`)
 	slackChannel = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
 )
+
+// account is the namespace and the name of a service account.
+var account = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)
+
+func (c *Config) checkImpersonate(cluster Cluster, report func(at []any, format string, args ...any), at ...any) {
+	m := cluster.Impersonate
+	if m == nil {
+		return
+	}
+	below := func(more ...any) []any { return append(slices.Clone(at), more...) }
+	own := false
+	others := map[string][]string{} // the prefixes of other issuers
+	for _, issuer := range c.Issuers {
+		switch {
+		case m.ServiceAccountIssuer == "" || issuer.URL != m.ServiceAccountIssuer:
+			others["usernamePrefix"] = append(others["usernamePrefix"], issuer.UsernamePrefix)
+			others["groupsPrefix"] = append(others["groupsPrefix"], issuer.GroupsPrefix)
+		case issuer.Kubernetes:
+			own = true
+		}
+	}
+	if m.ServiceAccountIssuer != "" && !own {
+		report(below("serviceAccountIssuer"), "serviceAccountIssuer is %q; the url of one of issuers with kubernetes: true is expected", m.ServiceAccountIssuer)
+	}
+	for _, prefix := range []struct {
+		key string
+		is  *string
+	}{{"usernamePrefix", m.UsernamePrefix}, {"groupsPrefix", m.GroupsPrefix}} {
+		issuers := others[prefix.key]
+		switch {
+		case prefix.is == nil && slices.Contains(issuers, ""):
+			report(at, `impersonate.%s is missing, such as "countersign:"; "" lets whoever chooses names at the issuer choose any in the cluster but system: ones`, prefix.key)
+		case prefix.is != nil && strings.HasPrefix(strings.ToLower(*prefix.is), "system:"):
+			report(below(prefix.key), "%s is %q; system: is Kubernetes' own", prefix.key, *prefix.is)
+		}
+		for i, one := range issuers {
+			if slices.ContainsFunc(slices.Delete(slices.Clone(issuers), i, i+1), func(other string) bool { return strings.HasPrefix(one, other) }) {
+				report(at, "with impersonate, each of several issuers needs a %s of its own, which begins no other: or one could name the users or groups of another", prefix.key)
+				break
+			}
+		}
+	}
+	for i, extra := range m.Extra {
+		if !slices.Contains([]string{"on-behalf-of", "client", "issuer"}, extra) || slices.Index(m.Extra, extra) != i {
+			report(below("extra", i), "extra is %q; on-behalf-of, client and issuer are known, each once", extra)
+		}
+	}
+}
 
 func (c *Config) checkPeople(report func(at []any, format string, args ...any)) {
 	ids := func(form *regexp.Regexp, what string, list []string, at ...any) {
@@ -402,6 +544,12 @@ func (c *Config) complete(dir string) {
 	if c.Approvals.MaxPending == 0 {
 		c.Approvals.MaxPending = defaultMaxPending
 	}
+	if c.Limits.PerPrincipal == 0 {
+		c.Limits.PerPrincipal = defaultPerPrincipal
+	}
+	if c.Limits.PerAddress == 0 {
+		c.Limits.PerAddress = defaultPerAddress
+	}
 	if c.Listen == "" {
 		c.Listen = defaultListen
 	}
@@ -415,6 +563,9 @@ func (c *Config) complete(dir string) {
 		if *d == nil {
 			*d = &value
 		}
+	}
+	for i := range c.Issuers {
+		defaulted(&c.Issuers[i].ClockSkew, defaultClockSkew)
 	}
 	defaulted(&c.Approvals.Wait, maxWait)
 	defaulted(&c.Approvals.Cooldown, defaultCooldown)

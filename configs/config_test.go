@@ -44,7 +44,8 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Listen: "127.0.0.1:8080", URL: "https://countersign.example.com/mcp",
 		Data: filepath.Join(dir, "data"), AdminSocket: filepath.Join(dir, "data", "admin.sock"), Policy: filepath.Join(dir, "policy"),
-		Issuers:        []Issuer{{URL: "https://idp.example.com"}},
+		Limits:         Limits{PerPrincipal: 100, PerAddress: 200},
+		Issuers:        []Issuer{{URL: "https://idp.example.com", ClockSkew: duration(30 * time.Second)}},
 		Clusters:       []Cluster{{Name: "local", Kubeconfig: filepath.Join(dir, "kubeconfig")}},
 		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute), MaxPending: 20, GrantFor: duration(30 * time.Minute)},
 		RequestTimeout: 30 * time.Second,
@@ -64,6 +65,9 @@ url: http://localhost:8080/mcp
 tls: {certFile: tls.crt, keyFile: /etc/tls.key}
 allowedHosts: [a.example.com]
 allowedOrigins: ["https://a.example.com"]
+trustedProxies: [10.0.0.0/8, "fd00::/64"]
+scopes: {read: "mcp:read", change: "mcp:change"}
+limits: {perPrincipal: 20, perAddress: 50}
 data: /var/lib/countersign
 adminSocket: run/admin.sock
 issuers:
@@ -73,10 +77,20 @@ issuers:
   usernameClaim: email
   groupsClaim: groups
   onBehalfOfClaim: owner
+  usernamePrefix: "okta:"
+  groupsPrefix: okta/
+  clockSkew: 2m
 - {url: "http://127.0.0.1:9000", kubernetes: true}
 clusters:
 - {name: east, kubeconfig: /etc/east, context: admin}
-- {name: west-1.eu, inCluster: true}
+- name: west-1.eu
+  inCluster: true
+  serviceAccount: countersign/acting
+  impersonate:
+    usernamePrefix: "countersign:"
+    groupsPrefix: ""
+    serviceAccountIssuer: http://127.0.0.1:9000
+    extra: [on-behalf-of, client, issuer]
 policy: ../policy
 approvers:
   sre: {local: [bea, carl], slack: [U012AB3CD, W012AB3CD], slackGroups: [S012AB3CD], emails: [dora@example.com]}
@@ -101,12 +115,16 @@ maxStoreBytes: 1073741824
 	want := &Config{
 		Listen: "[::1]:0", URL: "http://localhost:8080/mcp", TLS: TLS{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: "/etc/tls.key"},
 		AllowedHosts: []string{"a.example.com"}, AllowedOrigins: []string{"https://a.example.com"},
+		TrustedProxies: []string{"10.0.0.0/8", "fd00::/64"}, Scopes: Scopes{Read: "mcp:read", Change: "mcp:change"}, Limits: Limits{PerPrincipal: 20, PerAddress: 50},
 		Data: "/var/lib/countersign", AdminSocket: filepath.Join(dir, "run/admin.sock"), Policy: filepath.Join(filepath.Dir(dir), "policy"),
 		Issuers: []Issuer{
-			{URL: "https://idp.example.com", CAFile: filepath.Join(dir, "ca.pem"), Algorithms: []string{"ES256"}, UsernameClaim: "email", GroupsClaim: "groups", OnBehalfOfClaim: "owner"},
-			{URL: "http://127.0.0.1:9000", Kubernetes: true},
+			{URL: "https://idp.example.com", CAFile: filepath.Join(dir, "ca.pem"), Algorithms: []string{"ES256"}, UsernameClaim: "email", GroupsClaim: "groups", OnBehalfOfClaim: "owner",
+				UsernamePrefix: "okta:", GroupsPrefix: "okta/", ClockSkew: duration(2 * time.Minute)},
+			{URL: "http://127.0.0.1:9000", Kubernetes: true, ClockSkew: duration(30 * time.Second)},
 		},
-		Clusters: []Cluster{{Name: "east", Kubeconfig: "/etc/east", Context: "admin"}, {Name: "west-1.eu", InCluster: true}},
+		Clusters: []Cluster{{Name: "east", Kubeconfig: "/etc/east", Context: "admin"}, {Name: "west-1.eu", InCluster: true, ServiceAccount: "countersign/acting", Impersonate: &Impersonate{
+			UsernamePrefix: text("countersign:"), GroupsPrefix: text(""), ServiceAccountIssuer: "http://127.0.0.1:9000", Extra: []string{"on-behalf-of", "client", "issuer"},
+		}}},
 		Approvers: map[string]Approvers{
 			"sre": {Local: []string{"bea", "carl"}, Slack: []string{"U012AB3CD", "W012AB3CD"}, SlackGroups: []string{"S012AB3CD"}, Emails: []string{"dora@example.com"}},
 			"all": {Local: []string{"*"}},
@@ -132,6 +150,22 @@ maxStoreBytes: 1073741824
 		}
 	}
 }
+
+// With prefixes of the issuers, or none but the cluster's own service accounts, a
+// cluster needs none.
+func TestImpersonateWithoutPrefixes(t *testing.T) {
+	const cluster = "- {name: b, inCluster: true, impersonate: {serviceAccountIssuer: 'https://own'}}\n"
+	for _, issuers := range []string{
+		"- {url: https://own, kubernetes: true}\n",
+		"- {url: https://own, kubernetes: true}\n- {url: https://a, usernamePrefix: 'a:', groupsPrefix: 'a:'}\n- {url: https://b, usernamePrefix: 'b:', groupsPrefix: 'b:'}\n",
+	} {
+		if c, _, err := load(t, strings.Replace(good, "- url: https://idp.example.com\n", issuers, 1)+cluster); err != nil || c.Clusters[1].Impersonate.UsernamePrefix != nil {
+			t.Errorf("%s: %v", issuers, err)
+		}
+	}
+}
+
+func text(s string) *string { return &s }
 
 func TestMistakes(t *testing.T) {
 	const clusters = "clusters:\n- name: local\n  kubeconfig: kubeconfig\n"
@@ -160,15 +194,35 @@ func TestMistakes(t *testing.T) {
 		{"tokens in the clear", "https://countersign", "http://countersign", []string{`1: url is "http://countersign.example.com/mcp"; plain http is for this machine only: tokens would travel in the clear`}},
 		{"tls without a key", "data:", "tls: {certFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},
 		{"tls without a certificate", "data:", "tls: {keyFile: a}\ndata:", []string{"2: tls needs both certFile and keyFile"}},
+		{"a proxy's address", "data:", "trustedProxies: [10.0.0.1]\ndata:", []string{`2: "10.0.0.1" is no network, such as 10.0.0.0/8 or 10.1.2.3/32`}},
+		{"two scopes in one", "data:", "scopes: {read: a b}\ndata:", []string{`2: scope "a b" is not one OAuth scope: it holds a space, a quote or a backslash`}},
+		{"no requests at all", "data:", "limits: {perPrincipal: -1}\ndata:", []string{"2: perPrincipal is -1; from 1 to 100000 requests a second are expected"}},
 		{"issuer over plain http", "https://idp", "http://idp", []string{`5: issuer url is "http://idp.example.com"; an https address is expected`}},
 		{"issuer without an address", "- url: https://idp.example.com", "- groupsClaim: groups", []string{`5: issuer url is ""; an https address is expected`}},
 		{"issuer twice", "clusters:", "- url: https://idp.example.com\nclusters:", []string{"6: issuer https://idp.example.com stands there twice"}},
 		{"groups of a Kubernetes issuer", "clusters:", "  kubernetes: true\n  groupsClaim: groups\nclusters:", []string{"7: a kubernetes issuer's groups come from Kubernetes: leave groupsClaim out"}},
+		{"a clock that is far off", "clusters:", "  clockSkew: 5m1s\nclusters:", []string{"6: clockSkew is 5m1s; from 0s to 5m0s is expected"}},
+		{"a clock that is less than off", "clusters:", "  clockSkew: -1s\nclusters:", []string{"6: clockSkew is -1s; from 0s to 5m0s is expected"}},
+		{"a prefix of Kubernetes", "clusters:", "  groupsPrefix: 'system:'\nclusters:", []string{`6: groupsPrefix is "system:"; a few characters that can be seen are expected, such as okta:, and not system:, which is for Kubernetes`}},
+		{"a prefix that is not seen", "clusters:", "  usernamePrefix: \"\\u200b\"\nclusters:", []string{`6: usernamePrefix is "\u200b"; a few characters that can be seen are expected, such as okta:, and not system:, which is for Kubernetes`}},
 		{"no issuers", "issuers:\n- url: https://idp.example.com\n", "issuers: []\n", []string{"1: issuers is missing: without one nobody can log in"}},
 		{"cluster without a name", "- name: local\n  kubeconfig", "- kubeconfig", []string{`7: cluster name is ""; lower-case letters, digits, - and . are expected`}},
 		{"cluster twice", clusters, clusters + "- {name: local, inCluster: true}\n", []string{"9: cluster local stands there twice"}},
 		{"cluster without a credential", "  kubeconfig: kubeconfig\n", "", []string{"7: cluster local needs either kubeconfig or inCluster: true"}},
 		{"cluster with two credentials", "  kubeconfig: kubeconfig\n", "  kubeconfig: a\n  inCluster: true\n", []string{"7: cluster local needs either kubeconfig or inCluster: true"}},
+		{"a service account without a namespace", clusters, clusters + "  serviceAccount: acting\n", []string{`9: serviceAccount is "acting"; namespace/name is expected`}},
+		{"a path for a service account", clusters, clusters + "  serviceAccount: a/../b\n", []string{`9: serviceAccount is "a/../b"; namespace/name is expected`}},
+		{"impersonation without prefixes", clusters, clusters + "  impersonate: {}\n", []string{
+			`9: impersonate.usernamePrefix is missing, such as "countersign:"; "" lets whoever chooses names at the issuer choose any in the cluster but system: ones`,
+			`9: impersonate.groupsPrefix is missing, such as "countersign:"; "" lets whoever chooses names at the issuer choose any in the cluster but system: ones`}},
+		{"impersonation as Kubernetes", clusters, clusters + "  impersonate:\n    usernamePrefix: ''\n    groupsPrefix: 'System:'\n", []string{`11: groupsPrefix is "System:"; system: is Kubernetes' own`}},
+		{"service accounts of nobody", clusters, clusters + "  impersonate:\n    usernamePrefix: ''\n    groupsPrefix: ''\n    serviceAccountIssuer: https://idp.example.com\n", []string{
+			`12: serviceAccountIssuer is "https://idp.example.com"; the url of one of issuers with kubernetes: true is expected`}},
+		{"issuers that name each other's users", clusters, "- {url: 'https://b', usernamePrefix: 'b:', groupsPrefix: 'b:'}\n- {url: 'https://c', usernamePrefix: 'b:c:', groupsPrefix: 'c:'}\n" + strings.Replace(clusters, "local\n", "local\n  impersonate: {usernamePrefix: '', groupsPrefix: ''}\n", 1), []string{
+			"10: with impersonate, each of several issuers needs a usernamePrefix of its own, which begins no other: or one could name the users or groups of another",
+			"10: with impersonate, each of several issuers needs a groupsPrefix of its own, which begins no other: or one could name the users or groups of another"}},
+		{"extras that nobody knows", clusters, clusters + "  impersonate:\n    usernamePrefix: ''\n    groupsPrefix: ''\n    extra: [op, client, client]\n", []string{
+			`12: extra is "op"; on-behalf-of, client and issuer are known, each once`, `12: extra is "client"; on-behalf-of, client and issuer are known, each once`}},
 		{"approver set with a space", clusters, clusters + "approvers:\n  on call: {local: [a]}\n", []string{`10: approver set name is "on call"; lower-case letters, digits, - and . are expected`}},
 		{"waiting too long", clusters, clusters + "approvals: {wait: 46s}\n", []string{"9: wait is 46s; from 0s to 45s is expected"}},
 		{"waiting less than nothing", clusters, clusters + "approvals:\n  wait: -1s\n", []string{"10: wait is -1s; from 0s to 45s is expected"}},

@@ -22,17 +22,17 @@ func TestNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	object, err := clusters.Namespace(ctx, "local", name, "audit-1")
+	object, err := clusters.Namespace(ctx, nil, "local", name, "audit-1")
 	meta, _ := object["metadata"].(map[string]any)
 	labels, _ := meta["labels"].(map[string]any)
 	if err != nil || meta["name"] != name || labels["kubernetes.io/metadata.name"] != name || meta["managedFields"] != nil {
 		t.Errorf("got %v, %v", object, err)
 	}
-	if object, err := clusters.Namespace(ctx, "local", name+"-other", "audit-2"); object != nil || err != nil {
+	if object, err := clusters.Namespace(ctx, nil, "local", name+"-other", "audit-2"); object != nil || err != nil {
 		t.Errorf("one that is not there: %v, %v", object, err)
 	}
 	for _, row := range [][2]string{{"elsewhere", name}, {"local", ""}} {
-		if object, err := clusters.Namespace(ctx, row[0], row[1], "audit-3"); object != nil || !errors.Is(err, gate.ErrNotSent) {
+		if object, err := clusters.Namespace(ctx, nil, row[0], row[1], "audit-3"); object != nil || !errors.Is(err, gate.ErrNotSent) {
 			t.Errorf("%q in cluster %s: %v, %v", row[1], row[0], object, err)
 		}
 	}

@@ -38,10 +38,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 				return g.join(ctx, c, asked)
 			}
 			if err == nil && asked.State == approvals.Rejected && g.Now().Sub(asked.Updated) < g.Cooldown {
-				return g.deny(c, policy.Decision{
-					Effect: policy.Deny, Rules: asked.Rules,
-					Reason: fmt.Sprintf("an approver rejected the same call %s ago: %s", g.Now().Sub(asked.Updated).Round(time.Second), asked.Reason),
-				})
+				return g.coolingDown(c, asked)
 			}
 		}
 		if !drawn {
@@ -91,6 +88,18 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 		g.expireLater(op)
 		return g.wait(ctx, op.ID, g.Wait, c.Progress)
 	}
+}
+
+// coolingDown answers a call that was rejected a moment ago.
+func (g *Gate) coolingDown(c *call, asked approvals.Operation) Result {
+	r := g.deny(c, policy.Decision{
+		Effect: policy.Deny, Rules: []string{"cooldown:" + asked.ID}, Digest: c.decision.Digest,
+		Reason: "an approver rejected the same call: " + asked.Reason,
+	})
+	if r.Status == Denied {
+		r.NextStep = "Take the reason into account. The same call is refused until " + asked.Updated.Add(g.Cooldown).UTC().Format(time.RFC3339) + "."
+	}
+	return r
 }
 
 // join makes a repeated call wait for the question that is already open.
@@ -144,9 +153,10 @@ func (g *Gate) question(op approvals.Operation, set *policy.Set, c *policy.Call,
 		return op, err
 	}
 	op.PreviewDigest, op.UIDs = digest, uids(previews)
-	op.Diffs = make([][]action.Change, len(previews))
+	op.Diffs, op.Names = make([][]action.Change, len(previews)), make([]map[string]string, len(previews))
 	for i, p := range previews {
 		op.Diffs[i] = audit.MaskDiff(op.Plan.Actions[i], p)
+		op.Names[i] = p.ListNames()
 	}
 	op.Requirements = requirements(d)
 	op.Rules, op.Reason, op.Risks = d.Rules, d.Reason, d.Risks
@@ -159,8 +169,8 @@ func (g *Gate) question(op approvals.Operation, set *policy.Set, c *policy.Call,
 		}
 	}
 	for i, p := range previews {
-		if hidesCode(p.Diff, op.Diffs[i]) {
-			op.Risks = append(slices.Clone(op.Risks), "part of a command line is masked and could be code")
+		if hidesCode(op.Plan.Actions[i], p.Diff, op.Diffs[i]) {
+			op.Risks = append(slices.Clone(op.Risks), "what is masked could be code")
 			op.GrantFor = 0
 			break
 		}
@@ -169,14 +179,18 @@ func (g *Gate) question(op approvals.Operation, set *policy.Set, c *policy.Call,
 	return op, nil
 }
 
-// hidesCode reports whether masking took from a command line in the differences
-// what could be code: an approver must not take *** for a password alone.
-func hidesCode(diff, shown []action.Change) bool {
+// hidesCode reports whether masking took from the differences what could be code:
+// a command line, or a script in a ConfigMap: an approver must not take *** for a password alone.
+func hidesCode(a action.Action, diff, shown []action.Change) bool {
+	secret := a.Resource.GroupResource() == "secrets" // all of whose values are masked, whatever they are
 	for i, c := range diff {
+		if reflect.DeepEqual(c.New, shown[i].New) {
+			continue
+		}
 		_, text := c.New.(string)
 		segments := strings.Split(c.Path, "/")
 		argument := slices.Contains(segments, "args") || slices.Contains(segments, "command")
-		if !reflect.DeepEqual(c.New, shown[i].New) && (argument || !text) && audit.HidesCode(c.New) {
+		if (argument || !text) && audit.HidesCode(c.New) || !secret && audit.MaskedCode(c.New, shown[i].New) {
 			return true
 		}
 	}
@@ -193,13 +207,18 @@ func requirements(d policy.Decision) []approvals.Requirement {
 
 func (g *Gate) requestedEntry(op approvals.Operation) Entry {
 	e := g.approvalEntry(audit.ApprovalRequested, op)
+	for _, r := range op.Requirements {
+		e.Record.Approval.Needs = append(e.Record.Approval.Needs, r.String())
+	}
+	e.Record.Approval.Expires, e.Record.Approval.Channels = op.Expires.UTC(), op.Channels
 	return withPayload(e.Record, op.Diffs)
 }
 
-// questionKey names a principal's call: who, and which requests, or what tells it
-// from others instead.
+// questionKey names a caller's call: who and for whom, and which requests, or what
+// tells it from others instead. What an agent does for one person must not be
+// decided by another person for whom it asks the same.
 func (c *call) questionKey() string {
-	sum := sha256.Sum256([]byte(c.Principal.Key() + "\n" + cmp.Or(c.Same, c.planDigest)))
+	sum := sha256.Sum256([]byte(callerOf(c.Principal) + "\n" + cmp.Or(c.Same, c.planDigest)))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -241,7 +260,7 @@ func (g *Gate) waitOnce(ctx context.Context, id string, tick <-chan time.Time, p
 		return op, false, nil
 	case <-tick:
 		if progress != nil {
-			progress("waiting for approval until " + op.Expires.Format(time.RFC3339))
+			progress("waiting for approval until " + op.Expires.UTC().Format(time.RFC3339))
 		}
 		return op, false, nil
 	case <-ctx.Done():
@@ -257,7 +276,7 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 		return g.listOperations(c)
 	}
 	op, err := g.Store.Operation(c.Operation.ID)
-	if err == nil && op.Principal.Key() != c.Principal.Key() {
+	if err == nil && callerOf(op.Principal) != callerOf(c.Principal) {
 		err = ErrNotFound
 	}
 	intent := g.record(audit.ToolIntent, c.Operation.ID, c.Principal, c.Session)
@@ -297,7 +316,7 @@ func (g *Gate) listOperations(c *call) Result {
 	searched := 0
 	err := g.Store.Operations(func(op approvals.Operation) bool {
 		searched++
-		if op.Principal.Key() == c.Principal.Key() && (op.State.Open() || !c.Operation.OpenOnly) {
+		if callerOf(op.Principal) == callerOf(c.Principal) && (op.State.Open() || !c.Operation.OpenOnly) {
 			line := op.ID + "  " + op.Created.UTC().Format(time.RFC3339) + "  " + strings.ToLower(string(op.State)) + "  " + op.Tool
 			if len(op.Plan.Actions) > 0 {
 				line += "  " + op.Plan.Actions[0].String()
@@ -360,9 +379,7 @@ func (g *Gate) Vote(id string, p approvals.Person, ballot approvals.Ballot) (app
 	op, err := g.update(id, func(op approvals.Operation) (approvals.Operation, Batch, error) {
 		op, err := op.Vote(p, ballot, g.Now())
 		op.Revision++
-		voted := g.approvalEntry(audit.ApprovalVoted, op)
-		voted.Record.Approval.By = []string{p.String()}
-		voted.Record.Approval.Reason, voted.Record.Approval.Kind = ballot.Reason, ballot.Grant
+		voted := g.votedEntry(op, p, ballot)
 		b := Batch{Entries: []Entry{voted}}
 		if op.State != approvals.PendingApproval {
 			b.Entries = append(b.Entries, g.approvalEntry(audit.ApprovalDecided, op))
@@ -377,13 +394,23 @@ func (g *Gate) Vote(id string, p approvals.Person, ballot approvals.Ballot) (app
 	case err == nil && op.State == approvals.Authorized:
 		g.runLater(op.ID)
 	case err != nil && !errors.Is(err, ErrNotFound):
-		refused := g.approvalEntry(audit.ApprovalVoted, op)
+		refused := g.votedEntry(op, p, ballot)
 		refused.Record.Outcome = audit.Denied
-		refused.Record.Approval.By = []string{p.String()}
 		refused.Record.Error = &audit.Error{Type: "vote", Message: audit.MaskText(err.Error())}
 		err = errors.Join(err, g.commit(Batch{Entries: []Entry{refused}}))
 	}
 	return op, err
+}
+
+// votedEntry says who answered what, and where.
+func (g *Gate) votedEntry(op approvals.Operation, p approvals.Person, ballot approvals.Ballot) Entry {
+	e := g.approvalEntry(audit.ApprovalVoted, op)
+	a := e.Record.Approval
+	a.By, a.Reason, a.Kind, a.Via, a.Sets = []string{p.String()}, ballot.Reason, ballot.Grant, p.Via, p.Sets
+	if a.Vote = "reject"; ballot.Approve {
+		a.Vote = "approve"
+	}
+	return e
 }
 
 // update changes a stored operation by compare-and-swap: change is called with

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,25 +17,21 @@ import (
 	"countersign/tools"
 )
 
-// execute sends the Actions of a plan in order and stops at the first error.
+// execute sends the Actions of a plan in order, in the name of as, and stops at the
+// first error.
 // It returns the answers of those that succeeded. What was previewed is sent
 // only while the object is as it was seen; when it is not, or is only held up,
 // again says whether and under which Audit-ID it is sent once more. A non-nil
 // before is asked right before each.
-func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, previews []action.Preview, before func() error, again func(i int, moved bool) (string, error)) ([]Response, error) {
+func (g *Gate) execute(ctx context.Context, as *action.Principal, plan action.Plan, ids []string, previews []action.Preview, before func() error, again func(i int, moved bool) (string, error)) ([]Response, error) {
 	var results []Response
 	for i, a := range plan.Actions {
-		if before != nil {
-			if err := before(); err != nil {
-				return results, refusedOne(plan, a, "", err)
-			}
-		}
-		result, err := g.executeOne(ctx, a, ids[i], func() (live Live) {
+		result, err := g.executeOne(ctx, as, a, ids[i], func() (live Live) {
 			if previews != nil {
 				live = Live{previews[i].UID(), previews[i].ResourceVersion()}
 			}
 			return live
-		}, len(plan.Actions) > 1, func(moved bool) (id string, err error) {
+		}, len(plan.Actions) > 1, before, func(moved bool) (id string, err error) {
 			ids[i], err = again(i, moved)
 			return ids[i], err
 		})
@@ -47,11 +44,16 @@ func (g *Gate) execute(ctx context.Context, plan action.Plan, ids []string, prev
 }
 
 // executeOne sends one Action. Of several, an eviction that is held up is waited for.
-func (g *Gate) executeOne(ctx context.Context, a action.Action, id string, live func() Live, several bool, again func(moved bool) (string, error)) (Response, error) {
+func (g *Gate) executeOne(ctx context.Context, as *action.Principal, a action.Action, id string, live func() Live, several bool, before func() error, again func(moved bool) (string, error)) (Response, error) {
 	start := g.Now()
 	for moves := 0; ; {
+		if before != nil {
+			if err := before(); err != nil {
+				return Response{}, err
+			}
+		}
 		bounded, cancel := context.WithTimeout(ctx, g.RequestTimeout+time.Duration(a.Options.TimeoutSeconds)*time.Second)
-		result, err := g.Cluster.Execute(bounded, a, id, live())
+		result, err := g.Cluster.Execute(bounded, as, a, id, live())
 		cancel()
 		var refused *APIError
 		if a.ReadOnly() || !errors.As(err, &refused) {
@@ -93,11 +95,11 @@ const (
 // again puts another Audit-ID for a request on record. Where the object changed
 // on the way it looks again first, and does so only if still says that what the
 // request would do now is covered by what was decided.
-func (g *Gate) again(ctx context.Context, op approvals.Operation, previews []action.Preview, i int, moved bool, still func([]action.Preview) error) (string, error) {
+func (g *Gate) again(ctx context.Context, as *action.Principal, op approvals.Operation, previews []action.Preview, i int, moved bool, still func([]action.Preview) error) (string, error) {
 	if moved {
 		lookCtx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 		defer cancel()
-		fresh, err := g.Cluster.Preview(lookCtx, op.Plan.Actions[i], func() string { return auditID(op.ID) })
+		fresh, err := g.Cluster.Preview(lookCtx, as, op.Plan.Actions[i], func() string { return auditID(op.ID) })
 		if err != nil {
 			return "", err
 		}
@@ -115,9 +117,10 @@ func (g *Gate) again(ctx context.Context, op approvals.Operation, previews []act
 	return ids[i], nil
 }
 
-// finish sends an operation that is durably EXECUTING, and records how it ended.
+// finish sends an operation that is durably EXECUTING, in the name of as, and records
+// how it ended.
 // still is asked when an object is not as it was seen, with what is seen now.
-func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string, previews []action.Preview, still func([]action.Preview) error) Result {
+func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Operation, ids []string, previews []action.Preview, still func([]action.Preview) error) Result {
 	start := g.Now()
 	ctx, done := g.locks.run(ctx, op)
 	defer done()
@@ -127,8 +130,8 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 		}
 		return nil
 	}
-	results, err := g.execute(ctx, op.Plan, ids, previews, unlocked, func(i int, moved bool) (string, error) {
-		return g.again(ctx, op, previews, i, moved, still)
+	results, err := g.execute(ctx, as, op.Plan, ids, previews, unlocked, func(i int, moved bool) (string, error) {
+		return g.again(ctx, as, op, previews, i, moved, still)
 	})
 	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
 	op.Done = len(results)
@@ -158,6 +161,10 @@ func (g *Gate) finish(ctx context.Context, op approvals.Operation, ids []string,
 	}
 	if err != nil && state != approvals.Unknown {
 		op.Reason = failed(op.ID, err).Reason
+		var locked *lockedError
+		if errors.As(err, &locked) {
+			op.Rules = []string{lockRule + locked.lock.ID}
+		}
 	}
 	op.Result = audit.MaskText(text)
 	op, err = g.move(op, state)
@@ -214,6 +221,15 @@ func (g *Gate) newOperation(c *call, state approvals.State) approvals.Operation 
 	}
 }
 
+// withoutBodies is a plan without what would be written.
+func withoutBodies(p action.Plan) action.Plan {
+	p.Actions = slices.Clone(p.Actions)
+	for i := range p.Actions {
+		p.Actions[i].Body = nil
+	}
+	return p
+}
+
 func uids(previews []action.Preview) []string {
 	var out []string
 	for _, p := range previews {
@@ -252,8 +268,14 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 	defer cancel()
-	preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op.ID) })
+	// In the caller's name, as the request was: the server may need no right to do
+	// itself what agents do.
+	preview, err := g.Cluster.Preview(ctx, g.latest(op.Principal), a, func() string { return auditID(op.ID) })
 	var refused *APIError
+	var nobody *ImpersonationError
+	if errors.As(err, &nobody) {
+		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": it cannot be looked at: " + nobody.Reason}, nil
+	}
 	if errors.As(err, &refused) && !busy(refused.Code) {
 		message := clip(audit.MaskText(refused.Message))
 		switch {

@@ -89,7 +89,7 @@ func (m *memory) Commit(_ context.Context, b Batch) error {
 	for _, grant := range b.Grants {
 		m.grants[grant.ID] = grant
 	}
-	for _, id := range b.Ended {
+	for _, id := range b.EndedGrants {
 		delete(m.grants, id)
 	}
 	m.locks = slices.DeleteFunc(append(m.locks, b.Locks...), func(l approvals.Lock) bool { return slices.Contains(b.Unlocks, l.ID) })
@@ -209,6 +209,7 @@ type fakeCluster struct {
 	unreachable, unreadable error
 	// looking, when set, is called with every preview, sending with every request.
 	looking, sending func()
+	as               []action.Principal // in whose name each request was sent
 }
 
 func target(a action.Action) string {
@@ -239,6 +240,15 @@ func (c *fakeCluster) Kubectl(context.Context, string, func(context.Context, act
 	return tools.Offline(c, noon).Kubectl(context.Background(), "")
 }
 
+// asks notes in whose name a request is sent: none is sent in nobody's.
+func (c *fakeCluster) asks(as *action.Principal) {
+	if as == nil {
+		c.t.Error("a request is sent in nobody's name")
+		return
+	}
+	c.as = append(c.as, *as)
+}
+
 // after is what the request makes of the object.
 func (c *fakeCluster) after(a action.Action) map[string]any {
 	if a.Verb == action.Delete {
@@ -264,9 +274,10 @@ func (c *fakeCluster) after(a action.Action) map[string]any {
 }
 
 // Namespace gives namespace NAME the label name=NAME; "absent" is none.
-func (c *fakeCluster) Namespace(_ context.Context, _, name, _ string) (map[string]any, error) {
+func (c *fakeCluster) Namespace(_ context.Context, as *action.Principal, _, name, _ string) (map[string]any, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asks(as)
 	c.namespacesRead = append(c.namespacesRead, name)
 	if name == "absent" || c.unreadable != nil {
 		return nil, c.unreadable
@@ -274,9 +285,10 @@ func (c *fakeCluster) Namespace(_ context.Context, _, name, _ string) (map[strin
 	return map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"name": name}}}, nil
 }
 
-func (c *fakeCluster) Preview(_ context.Context, a action.Action, auditID func() string) (action.Preview, error) {
+func (c *fakeCluster) Preview(_ context.Context, as *action.Principal, a action.Action, auditID func() string) (action.Preview, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asks(as)
 	c.looked++
 	if c.looking != nil {
 		c.looking()
@@ -304,9 +316,10 @@ func exists(a action.Action) error {
 	return &APIError{Code: 409, Reason: "AlreadyExists", Message: a.Name + " already exists"}
 }
 
-func (c *fakeCluster) Execute(ctx context.Context, a action.Action, auditID string, seen Live) (Response, error) {
+func (c *fakeCluster) Execute(ctx context.Context, as *action.Principal, a action.Action, auditID string, seen Live) (Response, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asks(as)
 	if a.ReadOnly() {
 		c.looked++
 	} else {
@@ -435,7 +448,7 @@ func (r *rig) rules(rules string) {
 func (r *rig) start() *Gate {
 	r.t.Helper()
 	r.Gate = &Gate{
-		Store: r.store, Cluster: r.cluster, Policy: r.policy.Load, Tools: tools.All([]string{"local"}), DigestKey: []byte("key"),
+		Store: r.store, Cluster: r.cluster, Policy: r.policy.Load, Tools: tools.All([]string{"local"}), Clusters: []string{"local"}, DigestKey: []byte("key"),
 		Cooldown: 5 * time.Minute, MaxPending: 20, GrantFor: 30 * time.Minute, RequestTimeout: time.Minute, Node: "test", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return *r.clock.Load() },
 	}

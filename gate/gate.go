@@ -55,9 +55,9 @@ type Batch struct {
 	// the answer is still Was.
 	Question *Question
 	// Grants are stored as Operations are, by revision; those with the ids of
-	// Ended are forgotten.
-	Grants []approvals.Grant
-	Ended  []string
+	// EndedGrants are forgotten.
+	Grants      []approvals.Grant
+	EndedGrants []string
 	// Deliveries are what a messenger has been told.
 	Deliveries []approvals.Delivery
 	// Locks are added, and those with the ids of Unlocks removed.
@@ -82,6 +82,11 @@ var (
 
 // Cluster talks to the clusters with the server's own credential. Every request
 // carries the Audit-ID that it is given.
+//
+// as is in whose name a request is sent. Where a cluster is to see the caller,
+// the request shows as to its API server, an *ImpersonationError says that it
+// cannot, and without as nothing is sent. What a cluster serves (Resolve, Served)
+// the server asks in its own name.
 type Cluster interface {
 	tools.Resolver
 	// Execute sends one Action. live is the object that the decision rests on:
@@ -90,17 +95,17 @@ type Cluster interface {
 	// The error is an *APIError when the API server answered, wraps ErrNotSent
 	// when the request cannot have arrived, and otherwise leaves open whether
 	// it took effect.
-	Execute(ctx context.Context, a action.Action, auditID string, live Live) (Response, error)
+	Execute(ctx context.Context, as *action.Principal, a action.Action, auditID string, live Live) (Response, error)
 	// Preview asks the API server what the Action would do, without doing it.
 	// It sends at most two requests; auditID gives each a fresh id. Errors as above.
-	Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error)
+	Preview(ctx context.Context, as *action.Principal, a action.Action, auditID func() string) (action.Preview, error)
 	// Served is what a cluster serves, and its version. It is asked once in a while.
 	Served(ctx context.Context, cluster string) (tools.Served, error)
 	// Kubectl is kubectl's own code, which sends what it asks for through read
 	// and nothing else.
 	Kubectl(ctx context.Context, cluster string, read func(context.Context, action.Action) (tools.Response, error)) tools.Kubectl
 	// Namespace reads one Namespace, nil when there is none. Errors as of Execute.
-	Namespace(ctx context.Context, cluster, name, auditID string) (map[string]any, error)
+	Namespace(ctx context.Context, as *action.Principal, cluster, name, auditID string) (map[string]any, error)
 }
 
 // Live names an object in one of its states.
@@ -124,9 +129,21 @@ type APIError struct {
 	Code    int
 	Reason  string
 	Message string
+	// User is set where the cluster's own RBAC does not let the caller do it: the
+	// name that the caller has there.
+	User string
 }
 
 func (e *APIError) Error() string { return e.Message }
+
+// ImpersonationError is why a request cannot be sent in the caller's name. Its
+// text is for the caller too.
+type ImpersonationError struct{ Reason string }
+
+func (e *ImpersonationError) Error() string { return e.Reason }
+
+// Unwrap says that nothing was sent.
+func (e *ImpersonationError) Unwrap() error { return ErrNotSent }
 
 // ErrNotSent says that a request never left, so that nothing can have happened.
 var ErrNotSent = errors.New("not sent")
@@ -138,6 +155,8 @@ type Gate struct {
 	// Policy gives the set in force now.
 	Policy func() *policy.Set
 	Tools  []*tools.Tool
+	// Clusters are the names of those that are governed.
+	Clusters []string
 	// DigestKey keys the digests of plans that carry secret values.
 	DigestKey []byte
 	// Wait is how long a call waits for a person before it answers pending_approval.
@@ -379,7 +398,7 @@ func (g *Gate) find(name string) *tools.Tool {
 // answer is held back until it is durable.
 func (g *Gate) read(ctx context.Context, c *call) Result {
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
-	results, err, broken := g.sendRead(ctx, c.Plan, ids, append(c.intent, g.decidedRead(c, c.Plan, ids, c.decision)))
+	results, err, broken := g.sendRead(ctx, &c.Principal, c.Plan, ids, append(c.intent, g.decidedRead(c, c.Plan, ids, c.decision)))
 	if broken != nil {
 		return g.unrecorded(c, broken)
 	}
@@ -400,12 +419,12 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 
 // sendRead sends requests that change nothing while what is to be on record of
 // them is stored. No answer is to be given out when broken is set: it was not.
-func (g *Gate) sendRead(ctx context.Context, plan action.Plan, ids []string, entries []Entry) (results []Response, err, broken error) {
+func (g *Gate) sendRead(ctx context.Context, as *action.Principal, plan action.Plan, ids []string, entries []Entry) (results []Response, err, broken error) {
 	durable := make(chan error, 1)
 	go func() {
 		durable <- g.commit(Batch{Entries: entries})
 	}()
-	results, err = g.execute(ctx, plan, ids, nil, nil, nil)
+	results, err = g.execute(ctx, as, plan, ids, nil, nil, nil)
 	return results, err, <-durable
 }
 
@@ -476,7 +495,7 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 			<-g.changes
 			done <- answer
 		}()
-		answer = g.finish(ctx, op, ids, c.asked.Previews, func(previews []action.Preview) error {
+		answer = g.finish(ctx, &op.Principal, op, ids, c.asked.Previews, func(previews []action.Preview) error {
 			return g.stillAllowed(c, op, previews)
 		})
 	})

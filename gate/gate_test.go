@@ -649,7 +649,7 @@ func TestRejected(t *testing.T) {
 		t.Errorf("the agent is told %+v", told)
 	}
 	r.later(r.Cooldown - time.Second)
-	if got := r.scale(3); got.Status != Denied || !strings.Contains(got.Reason, "4m59s ago: wait for the sale") {
+	if got := r.scale(3); got.Status != Denied || !strings.HasSuffix(got.Reason, ": wait for the sale") || got.Rule != "cooldown:"+id || !strings.Contains(got.NextStep, "12:05:00Z") {
 		t.Errorf("again at once: %+v", got)
 	}
 	if got := r.scale(4); got.Status != Pending {

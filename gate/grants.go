@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"countersign/action"
 	"countersign/approvals"
@@ -56,7 +55,13 @@ func (g *Gate) grantEntry(recordType string, grant approvals.Grant) Entry {
 	r := g.record(recordType, grant.Op, grant.Principal, "")
 	r.Tool = &audit.Tool{Name: grant.Tool}
 	r.Outcome = audit.Success
-	r.Approval = &audit.Approval{Grant: grant.ID, By: grant.By(), Reason: "holds until " + grant.Expires.UTC().Format(time.RFC3339)}
+	r.Approval = &audit.Approval{Grant: grant.ID, By: grant.By(), Expires: grant.Expires.UTC()}
+	for _, k := range grant.Kinds {
+		r.Actions = append(r.Actions, audit.Action{
+			Cluster: k.Cluster, Verb: k.Verb, Resource: k.Resource.Path(), Subresource: k.Subresource, Patch: k.Patch.Short(), Namespace: k.Namespace,
+		})
+		r.Approval.Fields = append(r.Approval.Fields, k.Fields...)
+	}
 	return withPayload(r, grant.Kinds)
 }
 
@@ -81,7 +86,7 @@ func (g *Gate) forgetGrants() error {
 	if len(ended) == 0 {
 		return nil
 	}
-	return g.commit(Batch{Ended: ended})
+	return g.commit(Batch{EndedGrants: ended})
 }
 
 // RevokeGrant takes a grant back: nothing starts under it any more. What has

@@ -66,7 +66,7 @@ func TestGrant(t *testing.T) {
 	}
 	created := r.store.of(audit.GrantCreated)
 	if len(created) != 1 || created[0].Op != id || created[0].Outcome != audit.Success || created[0].Principal.Key() != bot.Key() ||
-		created[0].Approval.Grant != g.ID || !slices.Equal(created[0].Approval.By, []string{"bea (local:bea)"}) || created[0].Payload == nil || !strings.Contains(created[0].Approval.Reason, "2126-03-14T12:30:00Z") {
+		created[0].Approval.Grant != g.ID || !slices.Equal(created[0].Approval.By, []string{"bea (local:bea)"}) || created[0].Payload == nil || !created[0].Approval.Expires.Equal(g.Expires) || created[0].Actions[0].Namespace != "shop" || !slices.Equal(created[0].Approval.Fields, []string{"/spec/replicas"}) {
 		t.Errorf("on record is %+v", created)
 	}
 

@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -31,6 +30,27 @@ type lockedError struct{ lock approvals.Lock }
 func (e *lockedError) Error() string { return e.lock.Text() }
 
 func (e *lockedError) Unwrap() error { return ErrNotSent }
+
+// takeUpLocks reads the locks that hold, and forgets those that ended: the log
+// keeps them.
+func (g *Gate) takeUpLocks() error {
+	stored, err := g.Store.Locks()
+	if err != nil {
+		return err
+	}
+	var ended []string
+	for _, l := range stored {
+		if l.Holds(g.Now()) {
+			g.locks.all = append(g.locks.all, l)
+		} else {
+			ended = append(ended, l.ID)
+		}
+	}
+	if len(ended) == 0 {
+		return nil
+	}
+	return g.commit(Batch{Unlocks: ended})
+}
 
 // locked finds a lock on a call; nil when there is none.
 func (g *Gate) locked(p *action.Principal, tool string, actions []action.Action) *approvals.Lock {
@@ -85,28 +105,48 @@ func (g *Gate) Locks() []approvals.Lock {
 // Lock halts what it names, from when it returns: new calls are denied, what
 // waits is withdrawn, a command that runs is cut off, and of several requests
 // the next is not sent. A request that is on its way is not called back.
-func (g *Gate) Lock(l approvals.Lock, by approvals.Person) (approvals.Lock, error) {
+//
+// A tool or a cluster that does not exist is refused: in an emergency, a lock that
+// locks nothing for a misspelt name is the worst answer.
+func (g *Gate) Lock(l approvals.Lock, by approvals.Person) (set Locked, err error) {
+	if l.Tool != "" && g.find(l.Tool) == nil {
+		return set, fmt.Errorf("%w: there is no tool %q", ErrNotFound, l.Tool)
+	}
+	if l.Cluster != "" && !slices.Contains(g.Clusters, l.Cluster) {
+		return set, fmt.Errorf("%w: there is no cluster %q; the configuration has %v", ErrNotFound, l.Cluster, g.Clusters)
+	}
 	l.ID, l.By, l.Created = newID(), by.String(), g.Now()
 	l.Reason = audit.MaskText(clip(l.Reason))
 	if err := g.commit(Batch{Entries: []Entry{g.lockEntry(audit.LockAdded, l)}, Locks: []approvals.Lock{l}}); err != nil {
-		return l, err
+		return set, err
 	}
+	set.Lock = l
 	g.locks.mu.Lock()
 	g.locks.all = append(slices.DeleteFunc(g.locks.all, func(l approvals.Lock) bool { return !l.Holds(g.Now()) }), l)
 	for _, r := range g.locks.running {
 		if r.op.Plan.Runs() && l.Halts(&r.op.Principal, r.op.Tool, r.op.Plan.Actions) {
 			r.stop(&lockedError{l})
+			set.CutOff++
 		}
 	}
 	g.locks.mu.Unlock()
-	return l, g.withdraw(l)
+	set.Withdrawn, err = g.withdraw(l)
+	return set, err
+}
+
+// Locked is a lock that was set, and what it stopped.
+type Locked struct {
+	approvals.Lock
+	// Withdrawn counts operations that waited, CutOff commands that ran.
+	Withdrawn int `json:"withdrawn"`
+	CutOff    int `json:"cut_off"`
 }
 
 // withdraw closes what waits for approval or for its execution.
-func (g *Gate) withdraw(l approvals.Lock) error {
+func (g *Gate) withdraw(l approvals.Lock) (withdrawn int, err error) {
 	open, err := g.Store.OpenOperations()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, op := range open {
 		if op.State != approvals.PendingApproval && op.State != approvals.Authorized || !l.Halts(&op.Principal, op.Tool, op.Plan.Actions) {
@@ -116,14 +156,18 @@ func (g *Gate) withdraw(l approvals.Lock) error {
 			op, err := g.move(op, approvals.Cancelled)
 			op.Reason = l.Text()
 			op.Rules = []string{lockRule + l.ID}
-			return op, Batch{Entries: []Entry{g.approvalEntry(audit.ApprovalDecided, op)}}, err
+			decided := g.approvalEntry(audit.ApprovalDecided, op)
+			decided.Record.Approval.Lock, decided.Record.Approval.By = l.ID, []string{l.By}
+			return op, Batch{Entries: []Entry{decided}}, err
 		})
-		if failed != nil && !errors.Is(failed, ErrNotFound) {
-			// It was decided or started at the same moment; the execution asks the locks itself.
-			g.Log.Info("an operation was quicker than a lock", "op", op.ID, "err", failed)
+		if now, err := g.Store.Operation(op.ID); failed != nil && (err != nil || now.State == op.State) {
+			return withdrawn, failed
+		}
+		if failed == nil { // else it was decided or begun at the same moment, and asks the locks itself
+			withdrawn++
 		}
 	}
-	return nil
+	return withdrawn, nil
 }
 
 // Unlock removes a lock.
@@ -148,6 +192,6 @@ func (g *Gate) Unlock(id string, by approvals.Person) (approvals.Lock, error) {
 func (g *Gate) lockEntry(recordType string, l approvals.Lock) Entry {
 	r := g.serverRecord(recordType)
 	r.Outcome = audit.Success
-	r.Approval = &audit.Approval{By: []string{l.By}, Reason: l.Text()}
+	r.Approval = &audit.Approval{By: []string{l.By}, Reason: l.Text(), Lock: l.ID}
 	return withPayload(r, l)
 }

@@ -15,11 +15,11 @@ const askAll = `  - {name: ask, effect: require_approval, match: {principals: {g
 func (r *rig) lock(l approvals.Lock) approvals.Lock {
 	r.t.Helper()
 	l.Reason = "incident 4711"
-	l, err := r.Lock(l, sre("bea"))
+	set, err := r.Lock(l, sre("bea"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return l
+	return set.Lock
 }
 
 // What waits is withdrawn, a vote comes too late, and nobody can ask again until

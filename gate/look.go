@@ -37,14 +37,14 @@ func (g *Gate) settle(ctx context.Context, set *policy.Set, op string, c *policy
 // look reads what is needed of every Action, before any is sent.
 func (g *Gate) look(ctx context.Context, op string, c *policy.Call, needs policy.Need) error {
 	if needs&policy.NeedNamespace != 0 {
-		namespaces, err := g.namespaces(ctx, op, c.Plan)
+		namespaces, err := g.namespaces(ctx, c.Principal, op, c.Plan)
 		if err != nil {
 			return err
 		}
 		c.Namespaces = namespaces
 	}
 	if needs&policy.NeedPreview != 0 {
-		previews, err := g.preview(ctx, op, c.Plan)
+		previews, err := g.preview(ctx, c.Principal, op, c.Plan)
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func (g *Gate) look(ctx context.Context, op string, c *policy.Call, needs policy
 	return nil
 }
 
-func (g *Gate) namespaces(ctx context.Context, op string, plan action.Plan) ([]map[string]any, error) {
+func (g *Gate) namespaces(ctx context.Context, as *action.Principal, op string, plan action.Plan) ([]map[string]any, error) {
 	type key struct{ cluster, name string }
 	read := map[key]map[string]any{}
 	out := make([]map[string]any, len(plan.Actions))
@@ -66,7 +66,7 @@ func (g *Gate) namespaces(ctx context.Context, op string, plan action.Plan) ([]m
 		if !ok {
 			ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
 			var err error
-			object, err = g.Cluster.Namespace(ctx, k.cluster, k.name, auditID(op))
+			object, err = g.Cluster.Namespace(ctx, as, k.cluster, k.name, auditID(op))
 			cancel()
 			if err != nil {
 				return nil, fmt.Errorf("reading namespace %s: %w", k.name, err)
@@ -78,14 +78,14 @@ func (g *Gate) namespaces(ctx context.Context, op string, plan action.Plan) ([]m
 	return out, nil
 }
 
-func (g *Gate) preview(ctx context.Context, op string, plan action.Plan) ([]action.Preview, error) {
+func (g *Gate) preview(ctx context.Context, as *action.Principal, op string, plan action.Plan) ([]action.Preview, error) {
 	previews := make([]action.Preview, len(plan.Actions))
 	for i, a := range plan.Actions {
 		if a.ReadOnly() {
 			continue // nothing would change; conditions on it see no object
 		}
 		ctx, cancel := context.WithTimeout(ctx, g.RequestTimeout)
-		preview, err := g.Cluster.Preview(ctx, a, func() string { return auditID(op) })
+		preview, err := g.Cluster.Preview(ctx, as, a, func() string { return auditID(op) })
 		cancel()
 		if err != nil {
 			return nil, refusedOne(plan, a, "previewing ", err)

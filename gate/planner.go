@@ -83,7 +83,7 @@ func (p *planner) Read(ctx context.Context, a action.Action) (tools.Response, er
 	}
 	plan := action.Plan{Tool: c.Tool, Actions: []action.Action{a}}
 	ids := newAuditIDs(c.op, 1)
-	results, err, broken := p.g.sendRead(ctx, plan, ids, append(p.intent(), p.g.decidedRead(c, plan, ids, decision)))
+	results, err, broken := p.g.sendRead(ctx, &c.Principal, plan, ids, append(p.intent(), p.g.decidedRead(c, plan, ids, decision)))
 	if broken != nil {
 		c.broken = broken
 		return tools.Response{}, broken

@@ -197,7 +197,7 @@ func TestHeldUpEviction(t *testing.T) {
 			if err := r.commit(Batch{Entries: []Entry{r.startedEntry(op, ids, nil)}, Operations: []approvals.Operation{op}}); err != nil {
 				t.Fatal(err)
 			}
-			r.finish(context.Background(), op, ids, nil, nil)
+			r.finish(context.Background(), &op.Principal, op, ids, nil, nil)
 			if got, _ := r.store.Operation("op"); got.State != row.want || tries != row.tries || r.store.count(audit.ExecStarted) != row.tries {
 				t.Errorf("%s after %d tries, %d on record", got.State, tries, r.store.count(audit.ExecStarted))
 			}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,6 +148,9 @@ func (g *Gate) approvalEntry(recordType string, op approvals.Operation) Entry {
 		State: string(op.State), By: op.By(), Reason: op.Reason,
 		PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest, Supersedes: op.Supersedes,
 	}
+	if op.State == approvals.Rejected && len(op.Votes) > 0 {
+		r.Approval.By = []string{op.Votes[len(op.Votes)-1].Person.String()}
+	}
 	switch op.State {
 	case approvals.PendingApproval:
 		r.Outcome = audit.Pending
@@ -247,5 +251,49 @@ func (g *Gate) Refused(p action.Principal, source audit.Source, why error) {
 	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "protocol", Message: audit.MaskText(why.Error())}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing a refused request", "err", err)
+	}
+}
+
+// RateLimited records that a caller sends more than it may; p is nil where it is
+// not known who calls. The front tells it of so many a second only.
+func (g *Gate) RateLimited(p *action.Principal, source audit.Source, why error) {
+	r := g.serverRecord(audit.RateLimited)
+	r.Principal, r.Source, r.Outcome, r.Error = p, &source, audit.Denied, &audit.Error{Type: "rate", Message: audit.MaskText(why.Error())}
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing a refused request", "err", err)
+	}
+}
+
+// SessionStarted records that the first call of a session came. Calls are on
+// record one by one: a store that does not take this refuses the call as well.
+func (g *Gate) SessionStarted(p action.Principal, source audit.Source, session string) {
+	r := g.record(audit.SessionStarted, "", p, session)
+	r.Source, r.Outcome = &source, audit.Success
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing the start of a session", "err", err)
+	}
+}
+
+// Session is one that has ended.
+type Session struct {
+	ID          string
+	Principal   action.Principal
+	End         audit.SessionEnd
+	First, Last time.Time
+}
+
+// SessionsEnded records sessions that have ended.
+func (g *Gate) SessionsEnded(sessions []Session) {
+	for some := range slices.Chunk(sessions, 500) {
+		var b Batch
+		for _, s := range some {
+			r := g.record(audit.SessionEnded, "", s.Principal, s.ID)
+			r.End, r.Outcome, r.DurationMS = &s.End, audit.Success, s.Last.Sub(s.First).Milliseconds()
+			b.Entries = append(b.Entries, Entry{Record: r})
+		}
+		if err := g.commit(b); err != nil {
+			g.Log.Error("storing the end of sessions", "err", err)
+			return
+		}
 	}
 }

@@ -86,6 +86,7 @@ func (g *Gate) deny(c *call, d policy.Decision) Result {
 	}
 	c.decision = d
 	op := g.newOperation(c, approvals.Denied)
+	op.Plan = withoutBodies(op.Plan) // nobody sends it, and whoever is denied may ask again and again
 	decided := g.decidedEntry(c.op, c.Principal, c.Session, d)
 	decided.Record.Actions = c.notSent()
 	entries = append(entries, decided)
@@ -123,6 +124,7 @@ func failed(op string, err error) Result {
 	var refused *APIError
 	var argument *tools.ArgumentError
 	var locked *lockedError
+	var nobody *ImpersonationError
 	switch {
 	case errors.As(err, &refused):
 		what := "it"
@@ -130,12 +132,14 @@ func failed(op string, err error) Result {
 		if errors.As(err, &one) {
 			what = one.what
 		}
-		r.Reason = "the API server refused " + what + ": " + said(refused.Message)
+		r.Reason = refusedBy(what, refused)
 		r.NextStep = afterRefusal(refused)
 	case errors.As(err, &argument):
 		r.Reason, r.NextStep = err.Error(), "Correct the call and send it again. Nothing was changed."
 	case errors.As(err, &locked):
 		r.Reason, r.NextStep = err.Error(), lockedStep
+	case errors.As(err, &nobody):
+		r.Reason, r.NextStep = nobody.Reason, "Nothing was sent. Tell the operators of Countersign; trying again will not help until they have mended it."
 	case errors.Is(err, errBusy):
 		r.Reason, r.NextStep = err.Error(), "Nothing was changed. Send the call again in a moment."
 	default:
@@ -149,6 +153,14 @@ func failed(op string, err error) Result {
 		r.Reason = clip(r.Reason)
 	}
 	return r
+}
+
+// refusedBy is who refused what, and in which words.
+func refusedBy(what string, err *APIError) string {
+	if err.User != "" {
+		return fmt.Sprintf("policy allows it, but the cluster's RBAC refused %s to you, who are its user %q: %s", what, err.User, said(err.Message))
+	}
+	return "the API server refused " + what + ": " + said(err.Message)
 }
 
 // refusal says which of several Actions an error is about.
@@ -171,6 +183,8 @@ func refusedOne(plan action.Plan, a action.Action, doing string, err error) erro
 // afterRefusal is what an agent can do about the API server's refusal.
 func afterRefusal(err *APIError) string {
 	switch {
+	case err.User != "":
+		return "Nothing was changed. Do not try to reach the same by another way; tell the person you work for which role is missing in the cluster."
 	case err.Code == http.StatusNotFound:
 		return "Nothing was changed. Check the namespace and the name: list_namespaces and list_resources show what there is."
 	case err.Code == http.StatusConflict && strings.HasPrefix(err.Message, "Apply failed with"):
@@ -199,7 +213,7 @@ func describe(op approvals.Operation) Result {
 	switch op.State {
 	case approvals.PendingApproval:
 		r.Summary = "waits for approval: " + planSummary(op)
-		r.Approval = &ApprovalSummary{Approvers: approverSets(op), Missing: op.Missing(), Expires: op.Expires}
+		r.Approval = &ApprovalSummary{Approvers: approverSets(op), Missing: op.Missing(), Expires: op.Expires.UTC()}
 		r.NextStep = waitStep(op.ID)
 	case approvals.Authorized:
 		r.Status, r.Summary = Pending, "approved and about to run: "+planSummary(op)
@@ -237,6 +251,10 @@ func describe(op approvals.Operation) Result {
 		}
 		r.NextStep = fmt.Sprintf("What would change is no longer what was approved, so approvers are asked again. Call wait_for_operation with op %q.", op.SupersededBy)
 	case approvals.Failed:
+		if strings.HasPrefix(r.Rule, lockRule) {
+			r.NextStep = "Nothing was changed. " + lockedStep
+			break
+		}
 		r.NextStep = "Nothing was changed. Read the reason before trying again."
 	case approvals.Partial:
 		r.Summary, r.NextStep = op.Result, "Some of it was done. Look at the live objects before going on."

@@ -29,7 +29,7 @@ func (g *Gate) Start() (err error) {
 	if err := g.forgetGrants(); err != nil {
 		return err
 	}
-	if g.locks.all, err = g.Store.Locks(); err != nil {
+	if err := g.takeUpLocks(); err != nil {
 		return err
 	}
 	open, err := g.Store.OpenOperations()
@@ -183,25 +183,30 @@ func (g *Gate) run(ctx context.Context, id string) {
 	}
 }
 
+// latest is the principal of an operation with the groups of its latest call.
+func (g *Gate) latest(p action.Principal) *action.Principal {
+	if groups, ok := g.groups.Load(callerOf(p)); ok {
+		p.Groups = groups.([]string)
+	}
+	return &p
+}
+
 // attempt is step 8 of the gate's order. It reports whether to try again after
 // an error.
 func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool, err error) {
 	if !g.Now().Before(op.Expires) {
 		return false, g.end(op, approvals.Expired, "approved, but too late to be started")
 	}
-	principal := op.Principal
-	if groups, ok := g.groups.Load(callerOf(principal)); ok {
-		principal.Groups = groups.([]string)
-	}
+	principal := g.latest(op.Principal)
 	tool := g.find(op.Tool)
 	if tool == nil {
 		return false, g.end(op, approvals.Denied, "this server no longer has the tool "+op.Tool)
 	}
 	set := g.Policy()
-	if refusal, could := set.Could(&principal, op.Tool, tool.Scopes); !could {
+	if refusal, could := set.Could(principal, op.Tool, tool.Scopes); !could {
 		return false, g.endDenied(op, refusal)
 	}
-	call := policy.Call{Principal: &principal, Plan: op.Plan, Args: op.Args, Now: g.Now()}
+	call := policy.Call{Principal: principal, Plan: op.Plan, Args: op.Args, Now: g.Now()}
 	err = g.look(ctx, op.ID, &call, policy.NeedPreview)
 	var decision policy.Decision
 	if err == nil {
@@ -210,7 +215,15 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	previews := call.Previews
 	var refused *APIError
 	if errors.As(err, &refused) && !busy(refused.Code) {
-		return false, g.end(op, approvals.Stale, "the API server now refuses it: "+said(refused.Message))
+		reason := "the API server now refuses it: " + said(refused.Message)
+		if refused.User != "" {
+			reason = refusedBy("it", refused)
+		}
+		return false, g.end(op, approvals.Stale, reason)
+	}
+	var nobody *ImpersonationError
+	if errors.As(err, &nobody) {
+		return false, g.end(op, approvals.Stale, nobody.Reason)
 	}
 	if err != nil {
 		return true, err
@@ -241,7 +254,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	if err := g.commit(Batch{Entries: []Entry{started}, Operations: []approvals.Operation{op}}); err != nil {
 		return !errors.Is(err, ErrConflict), err
 	}
-	g.finish(context.WithoutCancel(ctx), op, ids, previews, func(previews []action.Preview) error {
+	g.finish(context.WithoutCancel(ctx), principal, op, ids, previews, func(previews []action.Preview) error {
 		digest, err := action.PreviewDigest(previews, g.digestKey(op.Plan))
 		if err == nil && digest != op.PreviewDigest {
 			err = errors.New("what would change is no longer what was approved")
@@ -276,6 +289,9 @@ func (g *Gate) endDenied(op approvals.Operation, d policy.Decision) error {
 func (g *Gate) askAgain(op, fresh approvals.Operation, reason string) error {
 	fresh.ID, fresh.State, fresh.Revision = newID(), approvals.PendingApproval, 1
 	fresh.Votes, fresh.Supersedes, fresh.Drift = nil, op.ID, approvals.Drifted(op, fresh)
+	if len(fresh.Drift) == 0 && fresh.PreviewDigest != op.PreviewDigest {
+		fresh.Drift = []string{"a value that is masked here is another one than before"}
+	}
 	fresh.Created, fresh.Updated = g.Now(), g.Now()
 	if len(fresh.Requirements) == 0 {
 		// Policy would allow what drifted, but somebody was asked about something

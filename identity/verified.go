@@ -26,24 +26,25 @@ type verified struct {
 
 type known struct {
 	principal action.Principal
+	scopes    []string
 	until     time.Time
 }
 
-// find returns whose token it is, if that is known.
-func (v *verified) find(digest [sha256.Size]byte, now time.Time) (action.Principal, bool) {
+// find returns whose token it is and its scopes, if that is known.
+func (v *verified) find(digest [sha256.Size]byte, now time.Time) (action.Principal, []string, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	k, ok := v.tokens[digest]
 	if !ok || !now.Before(k.until) {
-		return action.Principal{}, false
+		return action.Principal{}, nil, false
 	}
 	p := k.principal
 	p.Groups = slices.Clone(p.Groups)
-	return p, true
+	return p, k.scopes, true
 }
 
 // keep remembers whose token it is: not beyond its expiry.
-func (v *verified) keep(digest [sha256.Size]byte, p action.Principal, expiry, now time.Time) {
+func (v *verified) keep(digest [sha256.Size]byte, p action.Principal, scopes []string, expiry, now time.Time) {
 	until := now.Add(verifiedFor)
 	if expiry.Before(until) {
 		until = expiry
@@ -54,5 +55,5 @@ func (v *verified) keep(digest [sha256.Size]byte, p action.Principal, expiry, no
 	if v.tokens == nil || len(v.tokens) >= maxVerified { // those in use come back with their next call
 		v.tokens = map[[sha256.Size]byte]known{}
 	}
-	v.tokens[digest] = known{p, until}
+	v.tokens[digest] = known{p, scopes, until}
 }

@@ -22,28 +22,28 @@ func TestVerifiedAgain(t *testing.T) {
 	long := p.token(t, nil)
 	short := p.token(t, map[string]any{"exp": now.Add(verifiedFor / 2).Unix()})
 	refused := p.token(t, map[string]any{"aud": "x"})
-	first, err := a.Authenticate(t.Context(), long)
+	first, _, err := a.Authenticate(t.Context(), long)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Authenticate(t.Context(), short); err != nil {
+	if _, _, err := a.Authenticate(t.Context(), short); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Authenticate(t.Context(), refused); err == nil {
+	if _, _, err := a.Authenticate(t.Context(), refused); err == nil {
 		t.Fatal("a token for somebody else is believed")
 	}
 
 	a.issuers = nil // whoever is let in now is so by what is remembered
-	again, err := a.Authenticate(t.Context(), long)
+	again, _, err := a.Authenticate(t.Context(), long)
 	if err != nil || !reflect.DeepEqual(again, first) {
 		t.Errorf("%+v, %v; want %+v", again, err, first)
 	}
 	again.Groups[0] = "masters"
-	if again, _ := a.Authenticate(t.Context(), long); !reflect.DeepEqual(again, first) {
+	if again, _, _ := a.Authenticate(t.Context(), long); !reflect.DeepEqual(again, first) {
 		t.Errorf("what one caller does with its groups becomes another's: %+v", again)
 	}
 	for _, token := range []string{refused, long + "x", long[:len(long)-1]} {
-		if _, err := a.Authenticate(t.Context(), token); err == nil {
+		if _, _, err := a.Authenticate(t.Context(), token); err == nil {
 			t.Errorf("%s is believed", token)
 		}
 	}
@@ -58,7 +58,7 @@ func TestVerifiedAgain(t *testing.T) {
 		{verifiedFor, long, false},
 	} {
 		later = row.after
-		_, err := a.Authenticate(t.Context(), row.token)
+		_, _, err := a.Authenticate(t.Context(), row.token)
 		if (err == nil) != row.taken {
 			t.Errorf("after %s: %v", row.after, err)
 		}
@@ -69,7 +69,7 @@ func TestVerifiedIsBounded(t *testing.T) {
 	var v verified
 	now := time.Now()
 	for i := range 3 * maxVerified {
-		v.keep(sha256.Sum256([]byte(strconv.Itoa(i))), action.Principal{}, now.Add(time.Hour), now)
+		v.keep(sha256.Sum256([]byte(strconv.Itoa(i))), action.Principal{}, nil, now.Add(time.Hour), now)
 	}
 	if len(v.tokens) > maxVerified {
 		t.Errorf("%d tokens are known", len(v.tokens))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,7 +20,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
 	"countersign/action"
@@ -33,6 +33,11 @@ type Config struct {
 	Kubeconfig string
 	// Context is the kubeconfig's context; empty means its current one.
 	Context string
+	// ServiceAccount, namespace/name, is who acts. The credential then serves for
+	// nothing but to ask for short-lived tokens of it.
+	ServiceAccount string
+	// Impersonate shows the principals to the cluster; nil shows it the server alone.
+	Impersonate *Impersonate
 }
 
 // Clusters are the clusters that the server governs. It implements gate.Cluster.
@@ -45,6 +50,12 @@ type cluster struct {
 	config *rest.Config
 	client *rest.RESTClient
 	reads  *rest.RESTClient
+
+	credential credential
+	tokens     *minter // nil where the credential itself acts
+	// impersonate is nil where the cluster is to see the server alone.
+	impersonate *Impersonate
+	probe       probe
 
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
@@ -65,15 +76,17 @@ type cluster struct {
 // able to cause more.
 const refreshEvery = 10 * time.Second
 
+// silence is for client-go, which writes to stderr by itself, cluster text included;
+// its errors come back to whoever asked, and are told there.
+var silence = sync.OnceFunc(func() { klog.SetLogger(logr.Discard()) })
+
 // New prepares the clients. It sends nothing: a cluster that is down now can
 // be up when it is needed.
 //
 // timeout bounds each request for what a cluster serves; that of an Action is
 // bounded by its context.
 func New(configs []Config, userAgent string, timeout time.Duration) (*Clusters, error) {
-	// client-go writes to stderr by itself, cluster text included; its errors come
-	// back to whoever asked, and are told there.
-	klog.SetLogger(logr.Discard())
+	silence()
 	c := &Clusters{byName: map[string]*cluster{}}
 	for _, config := range configs {
 		one, err := newCluster(config, userAgent, timeout)
@@ -86,15 +99,36 @@ func New(configs []Config, userAgent string, timeout time.Duration) (*Clusters, 
 }
 
 func newCluster(config Config, userAgent string, timeout time.Duration) (*cluster, error) {
-	restConfig, err := load(config)
+	from, err := load(config)
 	if err != nil {
 		return nil, err
 	}
+	return connect(config, from, userAgent, timeout)
+}
+
+// connect makes the clients of a cluster.
+func connect(config Config, from credential, userAgent string, timeout time.Duration) (*cluster, error) {
+	restConfig := from.config
 	restConfig.UserAgent = userAgent
 	restConfig.QPS = -1 // policy limits callers; the API server limits us
 	restConfig.WarningHandler = rest.NoWarnings{}
 	restConfig = dynamic.ConfigFor(restConfig)
 	restConfig.GroupVersion = &schema.GroupVersion{}
+	if config.Impersonate != nil && config.ServiceAccount == "" && restConfig.Impersonate.UserName != "" {
+		return nil, errAs
+	}
+	var tokens *minter
+	var err error
+	if config.ServiceAccount != "" {
+		if tokens, err = newMinter(config.ServiceAccount, restConfig); err != nil {
+			return nil, err
+		}
+		restConfig = rest.AnonymousClientConfig(restConfig)
+	}
+	restConfig.Wrap(func(next http.RoundTripper) http.RoundTripper { return &sending{next, config.Impersonate != nil} })
+	if tokens != nil { // outside of sending, which is to know what has left
+		restConfig.Wrap(func(next http.RoundTripper) http.RoundTripper { return bearing{next, tokens} })
+	}
 	// One client, and so one pool of connections, for everything but reads.
 	httpClient, err := rest.HTTPClientFor(restConfig)
 	if err != nil {
@@ -115,6 +149,7 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	}
 	bounded := *httpClient // the same connections, with a time limit
 	bounded.Timeout = timeout
+	bounded.Transport = asking{bounded.Transport}
 	discoveryClient, err := discovery.NewDiscoveryClientForConfigAndClient(restConfig, &bounded)
 	if err != nil {
 		return nil, err
@@ -123,6 +158,7 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
 	c := &cluster{
 		name: config.Name, config: restConfig, client: client, reads: reads, discovery: cached, mapper: mapper,
+		credential: from, tokens: tokens, impersonate: config.Impersonate,
 		shortcuts: restmapper.NewShortcutExpander(mapper, cached, nil),
 	}
 	c.kinds.Store(new(sync.Map))
@@ -133,16 +169,6 @@ func newCluster(config Config, userAgent string, timeout time.Duration) (*cluste
 func (c *cluster) forget() {
 	c.mapper.Reset()
 	c.kinds.Store(new(sync.Map))
-}
-
-func load(config Config) (*rest.Config, error) {
-	if config.Kubeconfig == "" {
-		return rest.InClusterConfig()
-	}
-	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: config.Kubeconfig},
-		&clientcmd.ConfigOverrides{CurrentContext: config.Context},
-	).ClientConfig()
 }
 
 func (c *Clusters) get(name string) (*cluster, error) {

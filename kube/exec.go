@@ -103,9 +103,9 @@ func (c *cluster) exec(ctx context.Context, a action.Action, auditID string, liv
 	case err != nil && upgrade.begun && limited.Err() != nil && ctx.Err() == nil:
 		result["timedOut"] = true
 	case err != nil && upgrade.refused != nil:
-		return gate.Response{}, upgrade.refused
+		return gate.Response{}, fault(ctx, upgrade.refused)
 	case err != nil:
-		return gate.Response{}, apiError(err)
+		return gate.Response{}, fault(ctx, err)
 	default:
 		result["exitCode"] = 0
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,10 +33,13 @@ const headerAuditID = "Audit-ID"
 const tableAccept = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 // Execute implements gate.Cluster.
-func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID string, live gate.Live) (gate.Response, error) {
+func (c *Clusters) Execute(ctx context.Context, as *action.Principal, a action.Action, auditID string, live gate.Live) (gate.Response, error) {
 	one, err := c.get(a.Cluster)
 	if err != nil {
 		return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	if ctx, err = one.as(ctx, as); err != nil {
+		return gate.Response{}, err
 	}
 	if a.Subresource == action.Exec {
 		return one.exec(ctx, a, auditID, live)
@@ -66,10 +70,13 @@ func (c *Clusters) Execute(ctx context.Context, a action.Action, auditID string,
 // Preview implements gate.Cluster: the live object first, then the same
 // request as a dry run. A creation has no live object: where one of its name is
 // there, the API server refuses the dry run.
-func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() string) (action.Preview, error) {
+func (c *Clusters) Preview(ctx context.Context, as *action.Principal, a action.Action, auditID func() string) (action.Preview, error) {
 	one, err := c.get(a.Cluster)
 	if err != nil {
 		return action.Preview{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
+	}
+	if ctx, err = one.as(ctx, as); err != nil {
+		return action.Preview{}, err
 	}
 	var live map[string]any
 	if a.Verb != action.Create || a.Subresource != "" {
@@ -101,13 +108,16 @@ func (c *Clusters) Preview(ctx context.Context, a action.Action, auditID func() 
 }
 
 // Namespace implements gate.Cluster.
-func (c *Clusters) Namespace(ctx context.Context, clusterName, name, auditID string) (map[string]any, error) {
+func (c *Clusters) Namespace(ctx context.Context, as *action.Principal, clusterName, name, auditID string) (map[string]any, error) {
 	one, err := c.get(clusterName)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 	}
 	if name == "" { // it would be a list of all of them
 		return nil, fmt.Errorf("%w: no namespace is named", gate.ErrNotSent)
+	}
+	if ctx, err = one.as(ctx, as); err != nil {
+		return nil, err
 	}
 	namespace, err := one.object(ctx, action.Action{
 		Cluster: clusterName, Verb: action.Get, Resource: action.Resource{Version: "v1", Resource: "namespaces", Kind: "Namespace"}, Name: name,
@@ -180,6 +190,8 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID string, liv
 			return gate.Response{}, fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 		}
 		req = req.SetHeader("Content-Type", "application/json").Body(body)
+	case dryRun && a.Body == nil:
+		return gate.Response{}, fmt.Errorf("%w: a dry run of a request without a body would be the request itself", gate.ErrNotSent)
 	case a.Body != nil:
 		body, err := action.Canonical(unchanged(a, live))
 		if err != nil {
@@ -205,7 +217,7 @@ func (c *cluster) send(ctx context.Context, a action.Action, auditID string, liv
 	var response gate.Response
 	result.StatusCode(&response.Code)
 	if err := result.Error(); err != nil {
-		return response, c.gone(a, withHint(a, withoutValues(a, withoutObject(a, apiError(err)))))
+		return response, c.gone(a, withHint(a, withoutValues(a, withoutObject(a, fault(ctx, err)))))
 	}
 	response.Body, _ = result.Raw()
 	return response, nil
@@ -219,7 +231,8 @@ func unchanged(a action.Action, live gate.Live) any {
 	}
 	switch body := a.Body.(type) {
 	case []any: // JSON Patch
-		return append([]any{map[string]any{"op": "replace", "path": "/metadata/resourceVersion", "value": live.ResourceVersion}}, body...)
+		// Last, so that no other operation takes it away; "add" also replaces.
+		return append(slices.Clone(body), map[string]any{"op": "add", "path": "/metadata/resourceVersion", "value": live.ResourceVersion})
 	case map[string]any:
 		body = maps.Clone(body)
 		if a.Subresource == action.Eviction {
@@ -249,7 +262,7 @@ func unchanged(a action.Action, live gate.Live) any {
 func stream(ctx context.Context, req *rest.Request, keep int64) (gate.Response, error) {
 	body, err := req.Stream(ctx)
 	if err != nil {
-		return gate.Response{}, apiError(err)
+		return gate.Response{}, fault(ctx, err)
 	}
 	defer body.Close()
 	response := gate.Response{Code: http.StatusOK}

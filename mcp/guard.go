@@ -3,25 +3,23 @@ package mcp
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
-	kjson "sigs.k8s.io/json"
 
 	"countersign/action"
 	"countersign/audit"
@@ -32,8 +30,6 @@ const (
 	maxBody = 4 << 20
 	// maxOther bounds every other message: mcp-go keeps parts of some.
 	maxOther = 64 << 10
-	// maxDepth bounds how deep JSON may nest before anything parses it.
-	maxDepth = 64
 	// sessionIdle is when mcp-go forgets what it keeps of a session.
 	sessionIdle = 30 * time.Minute
 
@@ -41,13 +37,13 @@ const (
 	headerVersion = "Mcp-Protocol-Version"
 )
 
-// Handler serves the MCP endpoint and the metadata of RFC 9728. The order is
-// fixed: host and origin, token, size, shape, session; only then mcp-go.
+// Handler serves the MCP endpoint, the metadata of RFC 9728 and the health of the
+// server. Health is outside of what follows: a kubelet asks the pod's address.
 func (s *Server) Handler() http.Handler {
 	endpoint, _ := url.Parse(s.URL)
 	streamable := server.NewStreamableHTTPServer(s.mcp,
 		server.WithSessionIdManagerResolver(sessionResolver{s.SessionKey}),
-		server.WithSessionIdleTTL(sessionIdle),
+		server.WithSessionIdleTTL(s.forgetAfter),
 		// No server-initiated messages are sent outside an answer, so no stream
 		// is there for one client's messages to leak into another's.
 		server.WithDisableStreaming(true),
@@ -55,14 +51,19 @@ func (s *Server) Handler() http.Handler {
 		server.WithStreamableHTTPLogger(s.Log),
 	)
 	metadata := server.NewProtectedResourceMetadataHandler(server.ProtectedResourceMetadataConfig{
-		Resource: s.URL, AuthorizationServers: s.AuthorizationServers,
+		Resource: s.URL, AuthorizationServers: s.AuthorizationServers, ScopesSupported: s.Scopes.all(),
 		BearerMethodsSupported: []string{"header"}, ResourceName: "Countersign",
 	})
-	mux := http.NewServeMux()
-	mux.Handle(endpoint.Path, s.guard(streamable))
-	mux.Handle("GET "+server.ProtectedResourceMetadataPath(s.URL), metadata)
-	mux.Handle("GET /.well-known/oauth-protected-resource", metadata)
-	return s.checkHost(mux)
+	served := http.NewServeMux()
+	served.Handle(endpoint.Path, s.guard(streamable))
+	served.Handle("GET "+server.ProtectedResourceMetadataPath(s.URL), metadata)
+	served.Handle("GET /.well-known/oauth-protected-resource", metadata)
+
+	all := http.NewServeMux()
+	all.Handle("/", s.checkHost(served))
+	all.HandleFunc("GET /healthz", healthz)
+	all.HandleFunc("GET /readyz", s.readyz)
+	return all
 }
 
 // checkHost refuses what a browser was tricked into sending: another Host
@@ -88,91 +89,229 @@ func (s *Server) checkHost(next http.Handler) http.Handler {
 	})
 }
 
+// guard takes every request through these steps, in this order, before mcp-go
+// sees it. A step answers the request, or lets it go on.
 func (s *Server) guard(next http.Handler) http.Handler {
+	steps := []func(*visit) *answer{
+		s.addressRate,
+		s.login,
+		s.principalRate,
+		s.read, // size, depth and shape
+		s.scope,
+		s.session,
+		dropCancel,
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := caller{source: audit.Source{Transport: "http", IP: remoteIP(r)}}
-		token, err := bearer(r)
-		if err == nil {
-			c.principal, err = s.Authenticator.Authenticate(r.Context(), token)
-		}
-		if err != nil {
-			s.Gate.LoginRefused(c.source, err)
-			s.challenge(w, r, err)
+		if !s.running.enter() {
+			w.Header().Set("Retry-After", "5")
+			w.Header().Set("Connection", "close")
+			http.Error(w, "the server is stopping; try again", http.StatusServiceUnavailable)
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil {
-			s.refuse(w, r, nil, c, http.StatusRequestEntityTooLarge, mcpgo.INVALID_REQUEST, "the request is larger than 4 MiB or broke off; send less in one call")
-			return
+		defer s.running.leave()
+		v := &visit{w: w, r: r, caller: caller{source: audit.Source{Transport: "http", IP: s.address(r)}}}
+		for _, step := range steps {
+			if a := step(v); a != nil {
+				s.answer(v, a)
+				return
+			}
 		}
-		m, err := parseMessage(r.Method, body)
-		if err != nil {
-			s.refuse(w, r, m.ID, c, http.StatusBadRequest, mcpgo.INVALID_REQUEST, err.Error())
-			return
+		r.Body = io.NopCloser(bytes.NewReader(v.body))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller)))
+		if id := r.Header.Get(headerSession); r.Method == http.MethodDelete && id != "" {
+			s.endSession(v.principal, id)
 		}
-		if m.Method != string(mcpgo.MethodToolsCall) && len(body) > maxOther {
-			s.refuse(w, r, m.ID, c, http.StatusRequestEntityTooLarge, mcpgo.INVALID_REQUEST, "the message is larger than 64 KiB, and only tool calls may be")
-			return
-		}
-		session := r.Header.Get(headerSession)
-		if r.Method == http.MethodDelete && session == "" {
-			s.refuse(w, r, nil, c, http.StatusBadRequest, mcpgo.INVALID_REQUEST, "DELETE ends a session, and none is named")
-			return
-		}
-		if session != "" && !validSession(s.SessionKey, c.principal, session) {
-			// Also somebody else's session: it is not found, as if it did not exist.
-			s.refuse(w, r, m.ID, c, http.StatusNotFound, mcpgo.INVALID_REQUEST, "there is no such session; initialize again")
-			return
-		}
-		modern := m.modern || mcpgo.IsModernProtocol(r.Header.Get(headerVersion))
-		if m.Method == string(mcpgo.MethodNotificationCancelled) && (session == "" || modern) {
-			// Without a session mcp-go knows a call in flight by its bare id, and
-			// would cancel another client's. Closing the connection cancels a wait.
-			w.WriteHeader(http.StatusAccepted)
-			return
-		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
 }
 
-// challenge answers a request without a valid token (RFC 6750, section 3). It
-// gives no detail: a forger learns nothing from it, and the log has the reason.
-func (s *Server) challenge(w http.ResponseWriter, r *http.Request, err error) {
-	var issuer interface{ Unavailable() bool }
-	if errors.As(err, &issuer) && issuer.Unavailable() {
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "the token's issuer cannot be asked now; try again", http.StatusServiceUnavailable)
+// visit is a request on its way through the guard, with what the steps found out.
+type visit struct {
+	w http.ResponseWriter
+	r *http.Request
+	caller
+	body    []byte
+	message message
+}
+
+// answer is what a request gets that goes no further than a step of the guard.
+type answer struct {
+	status int
+	text   string
+	// challenge is what a client has to come back with (RFC 6750, section 3).
+	challenge string
+	// retry is how long it should wait before.
+	retry time.Duration
+	// record says that the step itself has not put it on record.
+	record bool
+}
+
+// answer answers a request that is not let through.
+func (s *Server) answer(v *visit, a *answer) {
+	if a.record {
+		s.Gate.Refused(v.principal, v.source, errors.New(a.text))
+	}
+	header := v.w.Header()
+	if a.challenge != "" {
+		header.Set("WWW-Authenticate", a.challenge)
+	}
+	if a.retry > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retry.Seconds()))))
+	}
+	switch {
+	case a.status == http.StatusAccepted:
+		v.w.WriteHeader(a.status)
+	case v.principal.Subject == "": // who is not known yet is not told in JSON-RPC
+		http.Error(v.w, a.text, a.status)
+	default:
+		id := v.message.ID
+		if id == nil {
+			id = json.RawMessage("null")
+		}
+		header.Set("Content-Type", "application/json")
+		v.w.WriteHeader(a.status)
+		json.NewEncoder(v.w).Encode(map[string]any{
+			"jsonrpc": "2.0", "id": id, "error": map[string]any{"code": mcpgo.INVALID_REQUEST, "message": a.text},
+		})
+	}
+}
+
+// refused is an answer that goes on record as it is.
+func refused(status int, format string, args ...any) *answer {
+	return &answer{status: status, text: fmt.Sprintf(format, args...), record: true}
+}
+
+// addressRate holds before anything is computed for a caller.
+func (s *Server) addressRate(v *visit) *answer {
+	return s.rate(v, s.addresses, networkOf(v.source.IP), "this address sends")
+}
+
+func (s *Server) principalRate(v *visit) *answer {
+	return s.rate(v, s.principals, v.principal.Key(), "you send")
+}
+
+func (s *Server) rate(v *visit, by *buckets, key, who string) *answer {
+	wait := by.take(key)
+	if wait == 0 {
+		return nil
+	}
+	a := &answer{status: http.StatusTooManyRequests, retry: wait, text: who + " more requests than are served; wait as long as Retry-After says"}
+	s.rateLimited(v, a.text)
+	return a
+}
+
+// rateLimited records some of the requests that came too soon: a flood of them
+// must not become one of the log.
+func (s *Server) rateLimited(v *visit, text string) {
+	if s.floods.take("") > 0 {
+		s.flooded.Add(1)
 		return
 	}
-	challenge := `Bearer resource_metadata="` + s.metadataURL() + `"`
-	if r.Header.Get("Authorization") != "" {
-		challenge += `, error="invalid_token"`
+	if n := s.flooded.Swap(0); n > 0 {
+		text += fmt.Sprintf(" (and %d more since the last record of this kind)", n)
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
-	http.Error(w, "a valid bearer token is needed", http.StatusUnauthorized)
+	var p *action.Principal
+	if v.principal.Subject != "" {
+		p = &v.principal
+	}
+	s.Gate.RateLimited(p, v.source, errors.New(text))
 }
 
-// refuse answers an authenticated or not yet authenticated request that cannot
-// be taken, and records it when it is known whose it was.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, id json.RawMessage, c caller, status, code int, text string) {
-	if c.principal.Subject != "" {
-		s.Gate.Refused(c.principal, c.source, errors.New(text))
+// login finds out who calls. Its answers give no detail: a forger learns nothing
+// from them, and the log has the reason. An address with too many refused tokens
+// is told to wait, and cannot by that keep others at it from logging in.
+func (s *Server) login(v *visit) *answer {
+	token, err := bearer(v.r)
+	if err == nil {
+		v.principal, v.scopes, err = s.Authenticator.Authenticate(v.r.Context(), token)
 	}
-	if id == nil {
-		id = json.RawMessage("null")
+	if err == nil {
+		return nil
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]any{
-		"jsonrpc": "2.0", "id": id, "error": map[string]any{"code": code, "message": text},
-	})
+	s.Gate.LoginRefused(v.source, err)
+	var issuer interface{ Unavailable() bool }
+	if errors.As(err, &issuer) && issuer.Unavailable() {
+		return &answer{status: http.StatusServiceUnavailable, retry: 5 * time.Second, text: "the token's issuer cannot be asked now; try again"}
+	}
+	if wait := s.strangers.take(networkOf(v.source.IP)); wait > 0 {
+		return &answer{status: http.StatusTooManyRequests, retry: wait, text: "too many tokens from this address were refused"}
+	}
+	a := &answer{status: http.StatusUnauthorized, text: "a valid bearer token is needed", challenge: s.challenge("", s.Scopes.all())}
+	if v.r.Header.Get("Authorization") != "" {
+		a.challenge = s.challenge("invalid_token", s.Scopes.all())
+	}
+	return a
 }
 
-func (s *Server) metadataURL() string {
+// challenge tells a client what token to come with, and where to get one.
+func (s *Server) challenge(mistake string, scopes []string) string {
 	endpoint, _ := url.Parse(s.URL)
 	endpoint.Path = server.ProtectedResourceMetadataPath(s.URL)
-	return endpoint.String()
+	out := `Bearer resource_metadata="` + endpoint.String() + `"`
+	if mistake != "" {
+		out += `, error="` + mistake + `"`
+	}
+	if len(scopes) > 0 {
+		out += `, scope="` + strings.Join(scopes, " ") + `"`
+	}
+	return out
+}
+
+// read takes the body in and looks at its outside.
+func (s *Server) read(v *visit) *answer {
+	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return refused(http.StatusRequestEntityTooLarge, "the request is larger than 4 MiB; send less in one call")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refused(http.StatusRequestTimeout, "the request did not arrive within %s", bodyWithin)
+	case err != nil:
+		return refused(http.StatusBadRequest, "the request broke off")
+	}
+	v.body = body
+	if v.message, err = parseMessage(v.r.Method, body); err != nil {
+		return refused(http.StatusBadRequest, "%s", err)
+	}
+	if v.message.Method != string(mcpgo.MethodToolsCall) && len(body) > maxOther {
+		return refused(http.StatusRequestEntityTooLarge, "the message is larger than 64 KiB, and only tool calls may be")
+	}
+	return nil
+}
+
+// scope looks whether the token is for what the message asks. That is read from
+// the body, as mcp-go will: headers say what their sender likes.
+func (s *Server) scope(v *visit) *answer {
+	missing := s.missingScopes(v.caller, v.message.Method, v.message.Name)
+	if missing == nil {
+		return nil
+	}
+	a := refused(http.StatusForbidden, "the token lacks the scope for this: %s is needed", strings.Join(missing, " and "))
+	a.challenge = s.challenge("insufficient_scope", missing)
+	return a
+}
+
+// session lets nobody use another's session, and tells nobody that it exists.
+func (s *Server) session(v *visit) *answer {
+	id := v.r.Header.Get(headerSession)
+	switch {
+	case v.r.Method == http.MethodDelete && id == "":
+		return refused(http.StatusBadRequest, "DELETE ends a session, and none is named")
+	case id == "" || mcpgo.IsModernProtocol(v.message.version) || mcpgo.IsModernProtocol(v.r.Header.Get(headerVersion)):
+		return nil // there is none, or the revision has none and the header means nothing
+	case !validSession(s.SessionKey, v.principal, id):
+		return refused(http.StatusNotFound, "there is no such session; initialize again")
+	}
+	return nil
+}
+
+// dropCancel answers a cancel that is of no session. mcp-go would know the call
+// by its bare id, and cancel another client's. Closing the connection ends a wait.
+func dropCancel(v *visit) *answer {
+	modern := v.message.modern || mcpgo.IsModernProtocol(v.r.Header.Get(headerVersion))
+	if v.message.Method == string(mcpgo.MethodNotificationCancelled) && (modern || v.r.Header.Get(headerSession) == "") {
+		return &answer{status: http.StatusAccepted}
+	}
+	return nil
 }
 
 func bearer(r *http.Request) (string, error) {
@@ -187,173 +326,28 @@ func bearer(r *http.Request) (string, error) {
 	return strings.TrimSpace(token), nil
 }
 
-func remoteIP(r *http.Request) string {
+// address is where a request comes from. A proxy that is trusted says for whom it
+// asks; of several, the last that is no trusted proxy itself counts, because
+// whoever it is wrote what stands before.
+func (s *Server) address(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return ""
 	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !s.trusted(host) {
+			break
+		}
+		if _, err := netip.ParseAddr(strings.TrimSpace(hop)); err != nil {
+			break
+		}
+		host = strings.TrimSpace(hop)
+	}
 	return host
 }
 
-// message is what the guard reads of a JSON-RPC message.
-type message struct {
-	ID     json.RawMessage
-	Method string
-	modern bool
-}
-
-// members are those of JSON-RPC 2.0. mcp-go matches names in any case and takes
-// the last of two, so a message that means two things to two readers is refused.
-var members = []string{"jsonrpc", "id", "method", "params", "result", "error"}
-
-// parseMessage checks the outside of a message: one object, no batch, no
-// excessive nesting, and no name twice or in another case. Arguments are
-// checked by the tool that they are for.
-func parseMessage(httpMethod string, body []byte) (message, error) {
-	var m message
-	if httpMethod != http.MethodPost {
-		return m, nil
-	}
-	trimmed := bytes.TrimLeft(body, " \t\r\n")
-	if len(trimmed) > 0 && trimmed[0] == '[' {
-		return m, errors.New("batches are not served: send one message at a time")
-	}
-	if depth(body) > maxDepth {
-		return m, errors.New("the message nests too deeply")
-	}
-	outer, err := object(body)
-	if err != nil {
-		return m, err
-	}
-	for name := range outer {
-		if !slices.Contains(members, name) {
-			return m, errors.New("the message has a member that JSON-RPC 2.0 does not know; names are case-sensitive")
-		}
-	}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(outer["method"], &m.Method); len(outer["method"]) > 0 && err != nil {
-		return m, errors.New("method is not text")
-	}
-	m.ID = outer["id"]
-	if params := bytes.TrimSpace(outer["params"]); len(params) > 0 && params[0] == '{' {
-		inner, err := object(params)
-		if err != nil {
-			return m, err
-		}
-		var meta map[string]json.RawMessage
-		if raw := inner["_meta"]; len(raw) > 0 && string(raw) != "null" {
-			if meta, err = object(raw); err != nil {
-				return m, err
-			}
-		}
-		_, m.modern = meta[mcpgo.MetaKeyProtocolVersion]
-	}
-	return m, nil
-}
-
-// spelling is how the names that mcp-go reads, in whatever case, are written.
-var spelling = map[string]string{
-	"name": "name", "arguments": "arguments", "_meta": "_meta", "requestid": "requestId",
-	"progresstoken": "progressToken", "cursor": "cursor", "uri": "uri",
-}
-
-// object decodes one level of an object and refuses names that are the same but for case.
-func object(data []byte) (map[string]json.RawMessage, error) {
-	var out map[string]json.RawMessage
-	strict, err := kjson.UnmarshalStrict(data, &out)
-	if err != nil {
-		return nil, errors.New("the message is not a JSON object")
-	}
-	if len(strict) > 0 {
-		return nil, errors.Join(strict...)
-	}
-	if out == nil {
-		return nil, errors.New("the message is null where a JSON object is expected")
-	}
-	seen := make(map[string]bool, len(out))
-	for name := range out {
-		folded := strings.ToLower(strings.Map(fold, name))
-		if seen[folded] {
-			return nil, errors.New("the message has the same name twice, in different case")
-		}
-		seen[folded] = true
-		if exact, known := spelling[folded]; known && name != exact {
-			return nil, fmt.Errorf("the message says %q where %q is meant; names are case-sensitive", clip(name, 40), exact)
-		}
-	}
-	return out, nil
-}
-
-// fold gives the letters one form that encoding/json takes for the same: not
-// only A and a, but also ſ and s.
-func fold(r rune) rune {
-	first := r
-	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-		first = min(first, f)
-	}
-	return first
-}
-
-// depth is how deep a JSON text nests, without parsing it.
-func depth(data []byte) int {
-	deepest, level := 0, 0
-	inString := false
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
-			level++
-			deepest = max(deepest, level)
-		case c == '}' || c == ']':
-			level--
-		}
-	}
-	return deepest
-}
-
-// sessionResolver gives mcp-go session ids that belong to one principal: a
-// nonce and an HMAC over nonce and principal. Nothing about them is stored.
-type sessionResolver struct{ key []byte }
-
-func (r sessionResolver) ResolveSessionIdManager(req *http.Request) server.SessionIdManager {
-	c, _ := req.Context().Value(callerKey{}).(caller)
-	return sessions{key: r.key, principal: c.principal}
-}
-
-type sessions struct {
-	key       []byte
-	principal action.Principal
-}
-
-func (s sessions) Generate() string {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	return base64.RawURLEncoding.EncodeToString(append(nonce[:], sessionMAC(s.key, s.principal, nonce[:])...))
-}
-
-func (s sessions) Validate(id string) (terminated bool, err error) {
-	if !validSession(s.key, s.principal, id) {
-		return false, errors.New("no such session")
-	}
-	return false, nil
-}
-
-func (s sessions) Terminate(id string) (notAllowed bool, err error) {
-	_, err = s.Validate(id)
-	return false, err
-}
-
-func validSession(key []byte, p action.Principal, id string) bool {
-	raw, err := base64.RawURLEncoding.DecodeString(id)
-	return err == nil && len(raw) == 32 && hmac.Equal(raw[16:], sessionMAC(key, p, raw[:16]))
-}
-
-func sessionMAC(key []byte, p action.Principal, nonce []byte) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write(nonce)
-	h.Write([]byte(p.Key()))
-	return h.Sum(nil)[:16]
+func (s *Server) trusted(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return err == nil && slices.ContainsFunc(s.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(address.Unmap()) })
 }

@@ -1,19 +1,28 @@
 package mcp
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
+	"golang.org/x/time/rate"
 	kjson "sigs.k8s.io/json"
 
 	"countersign/action"
+	"countersign/audit"
+	"countersign/gate"
 )
 
 func TestGoodMessages(t *testing.T) {
@@ -265,32 +274,227 @@ type down struct{ error }
 
 func (down) Unavailable() bool { return true }
 
-// The challenge says where to get a token (RFC 9728) and nothing about the one
-// that was refused; an issuer that is down is no reason to throw a token away.
+type refusing struct{ error }
+
+func (r refusing) Authenticate(context.Context, string) (action.Principal, []string, error) {
+	return action.Principal{}, nil, r.error
+}
+
+// The challenge says where to get a token (RFC 9728), with which scopes, and nothing
+// about the one that was refused; an issuer that is down is no reason to throw a
+// token away.
 func TestChallenge(t *testing.T) {
-	s := &Server{Config: Config{URL: "https://countersign.example.com/mcp"}}
-	const metadata = `Bearer resource_metadata="https://countersign.example.com/.well-known/oauth-protected-resource/mcp"`
+	const why = "why it was refused"
+	f := newFront(t, func(f *front) { f.Scopes = Scopes{Change: "change"} })
+	metadata := `Bearer resource_metadata="` + strings.TrimSuffix(f.url, "/mcp") + `/.well-known/oauth-protected-resource/mcp"`
 	for _, row := range []struct {
-		name, authorization string
-		err                 error
-		code                int
-		challenge           string
+		name, token string
+		err         error
+		code        int
+		challenge   string
 	}{
-		{"no token", "", errors.New("why"), 401, metadata},
-		{"a refused token", "Bearer x", errors.New("why: expired"), 401, metadata + `, error="invalid_token"`},
-		{"the issuer is down", "Bearer x", down{errors.New("why")}, 503, ""},
+		{"no token", "", nil, 401, metadata + `, scope="change"`},
+		{"a refused token", "x", errors.New(why), 401, metadata + `, error="invalid_token", scope="change"`},
+		{"the issuer is down", "x", down{errors.New(why)}, 503, ""},
+	} {
+		f.Authenticator = refusing{row.err}
+		r := f.send(row.token, `{}`)
+		if r.status != row.code || r.header.Get("WWW-Authenticate") != row.challenge || strings.Contains(r.body, "why") {
+			t.Errorf("%s: %+v", row.name, r)
+		}
+		if (r.header.Get("Retry-After") != "") != (row.code == 503) {
+			t.Errorf("%s: Retry-After %q", row.name, r.header.Get("Retry-After"))
+		}
+	}
+}
+
+// What a token must be for is read from the body, is asked for all at once, and is
+// the same for a prompt that reads as for the tools that it calls.
+func TestScopes(t *testing.T) {
+	f := newFront(t, func(f *front) {
+		f.Authenticator = tokens{"none": nil, "reader": {"mcp:read", "openid"}, "changer": {"mcp:change"}, "both": {"mcp:change", "mcp:read"}, "near": {"mcp:read:all", "mcp", "mcp:read mcp:change"}}
+		f.Scopes = Scopes{Read: "mcp:read", Change: "mcp:change"}
+	})
+	const read, both = "mcp:read", "mcp:read mcp:change"
+	prompt := `"name":"rollback","arguments":{"kind":"deployment","name":"web","namespace":"shop"}`
+	for _, row := range []struct {
+		name, token string
+		send        func(token string) reply
+		lacks       string
+	}{
+		{"a list of tools", "none", func(k string) reply { return f.modern(k, "tools/list", "", "", "") }, ""},
+		{"a read", "none", func(k string) reply { return f.call(k, "list_namespaces", `{}`, "") }, read},
+		{"a read", "near", func(k string) reply { return f.call(k, "list_namespaces", `{}`, "") }, read},
+		{"a read", "changer", func(k string) reply { return f.call(k, "list_namespaces", `{}`, "") }, read},
+		{"a read", "reader", func(k string) reply { return f.call(k, "list_namespaces", `{}`, "") }, ""},
+		{"a change", "none", func(k string) reply { return f.call(k, "scale_deployment", scale, "") }, both},
+		{"a change", "reader", func(k string) reply { return f.call(k, "scale_deployment", scale, "") }, both},
+		{"a change", "changer", func(k string) reply { return f.call(k, "scale_deployment", scale, "") }, both},
+		{"a change", "both", func(k string) reply { return f.call(k, "scale_deployment", scale, "") }, ""},
+		{"a change that the headers call a read", "reader", func(k string) reply {
+			return f.call(k, "scale_deployment", scale, "", "Mcp-Name", "list_namespaces")
+		}, both},
+		{"a change that the headers call a list", "reader", func(k string) reply {
+			return f.call(k, "scale_deployment", scale, "", "Mcp-Method", "tools/list", "Mcp-Name", "")
+		}, both},
+		{"a change in a session", "reader", func(k string) reply {
+			return f.send(k, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"scale_deployment","arguments":`+scale+`}}`, headerSession, f.initialize(k, "2025-06-18"))
+		}, both},
+		{"to withdraw a question", "reader", func(k string) reply { return f.call(k, "cancel_operation", `{"op":"x"}`, "") }, both},
+		{"a tool that there is none of", "reader", func(k string) reply { return f.call(k, "approve_everything", `{}`, "") }, both},
+		{"a prompt", "none", func(k string) reply { return f.modern(k, "prompts/get", "rollback", prompt, "") }, read},
+		{"a resource", "none", func(k string) reply {
+			return f.modern(k, "resources/read", "countersign://policy", `"uri":"countersign://policy"`, "")
+		}, read},
+		{"a resource", "reader", func(k string) reply {
+			return f.modern(k, "resources/read", "countersign://policy", `"uri":"countersign://policy"`, "")
+		}, ""},
+	} {
+		before := len(f.store.of(audit.CallRefused))
+		r := row.send(row.token)
+		want := ""
+		if row.lacks != "" {
+			want = f.challenge("insufficient_scope", strings.Fields(row.lacks))
+		}
+		if (r.status == 403) != (row.lacks != "") || r.header.Get("WWW-Authenticate") != want || want != "" && !strings.Contains(want, `error="insufficient_scope", scope="`+row.lacks+`"`) {
+			t.Errorf("%s as %s: %+v; want %q", row.name, row.token, r, want)
+		}
+		if row.lacks == "" && r.status != 200 {
+			t.Errorf("%s as %s: %+v", row.name, row.token, r)
+		}
+		if got := len(f.store.of(audit.CallRefused)) - before; row.lacks != "" && got != 1 {
+			t.Errorf("%s as %s: %d records", row.name, row.token, got)
+		}
+	}
+	for _, path := range []string{"/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"} {
+		r := f.do(http.MethodGet, strings.TrimSuffix(f.url, "/mcp")+path, "", "")
+		var metadata struct {
+			Resource string
+			Scopes   []string `json:"scopes_supported"`
+		}
+		if err := json.Unmarshal([]byte(r.body), &metadata); err != nil || metadata.Resource != f.url || !reflect.DeepEqual(metadata.Scopes, strings.Fields(both)) {
+			t.Errorf("%s: %+v", path, r)
+		}
+	}
+}
+
+// Each principal and each address has its own measure. What is refused is one record
+// and a number, however much of it there is.
+func TestRates(t *testing.T) {
+	const list = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_namespaces","arguments":{}}}`
+	f := newFront(t, func(f *front) {
+		f.principals = newBuckets(1, 5)
+		f.addresses = newBuckets(1, 500)
+		f.strangers = newBuckets(1, 3)
+		f.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	count := func(n int, token, from string) map[int]int {
+		got := map[int]int{}
+		for range n {
+			r := f.send(token, list, "X-Forwarded-For", from)
+			got[r.status]++
+			if (r.status == 429) != (r.header.Get("Retry-After") == "1") {
+				t.Errorf("%+v", r)
+			}
+		}
+		return got
+	}
+	served := 404 // by mcp-go, which misses a session
+	if got := count(200, "bot", "192.0.2.1"); got[served] < 5 || got[served] > 7 || got[429] != 200-got[served] {
+		t.Errorf("one principal: %v", got)
+	}
+	if got := count(5, "other", "192.0.2.1"); got[served] != 5 {
+		t.Errorf("another at the same address: %v", got)
+	}
+	if got := count(400, "wrong", "192.0.2.1"); got[401] < 3 || got[401] > 6 || got[401]+got[429] != 400 {
+		t.Errorf("tokens that are refused: %v", got)
+	}
+	f.principals = newBuckets(1000, 1000)
+	if got := count(10, "bot", "192.0.2.1"); got[429] < 9 {
+		t.Errorf("the address has had its measure: %v", got)
+	}
+	if got := count(10, "bot", "192.0.2.2"); got[served] != 10 {
+		t.Errorf("another address: %v", got)
+	}
+	limited := f.store.of(audit.RateLimited)
+	if len(limited) < 5 || len(limited) > 15 || limited[0].Principal == nil || limited[0].Source.IP != "192.0.2.1" {
+		t.Errorf("%d records, %+v", len(limited), limited)
+	}
+}
+
+// A caller's address is what the last proxy that is trusted says; nobody else is
+// believed.
+func TestAddress(t *testing.T) {
+	s := &Server{Config: Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")}}}
+	for _, row := range []struct {
+		peer      string
+		forwarded []string
+		want      string
+	}{
+		{"192.0.2.1:1", nil, "192.0.2.1"},
+		{"192.0.2.1:1", []string{"198.51.100.1"}, "192.0.2.1"},
+		{"10.0.0.1:1", nil, "10.0.0.1"},
+		{"10.0.0.1:1", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"[::ffff:10.0.0.1]:1", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"[fd00::1]:1", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"10.0.0.1:1", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"},
+		{"10.0.0.1:1", []string{"203.0.113.9", "198.51.100.1"}, "198.51.100.1"},
+		{"10.0.0.1:1", []string{"203.0.113.9, 198.51.100.1 , 10.0.0.2"}, "198.51.100.1"},
+		{"10.0.0.1:1", []string{"10.0.0.3,10.0.0.2"}, "10.0.0.3"},
+		{"10.0.0.1:1", []string{"198.51.100.1, nonsense"}, "10.0.0.1"},
+		{"10.0.0.1:1", []string{""}, "10.0.0.1"},
+		{"@", nil, ""},
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/mcp", nil)
-		if row.authorization != "" {
-			r.Header.Set("Authorization", row.authorization)
+		r.RemoteAddr, r.Header["X-Forwarded-For"] = row.peer, row.forwarded
+		if got := s.address(r); got != row.want {
+			t.Errorf("%s, for %q: %s; want %s", row.peer, row.forwarded, got, row.want)
 		}
+	}
+	for ip, want := range map[string]string{"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "::ffff:192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "": ""} {
+		if got := networkOf(ip); got != want {
+			t.Errorf("the network of %s is %s; want %s", ip, got, want)
+		}
+	}
+}
+
+// Those who come while too many are known share a bucket; a full one is forgotten.
+func TestBucketsAreBounded(t *testing.T) {
+	b := newBuckets(1, 2)
+	for i := range 2 * maxBuckets {
+		b.take(strconv.Itoa(i))
+	}
+	if len(b.by) > maxBuckets {
+		t.Errorf("%d are known", len(b.by))
+	}
+	if b.take("one more") == 0 {
+		t.Error("whoever comes last has a measure of its own")
+	}
+	b.by["used"] = rate.NewLimiter(0.001, 2)
+	b.by["used"].Allow()
+	b.bucket("new", time.Now().Add(time.Minute))
+	if _, kept := b.by["used"]; !kept || len(b.by) > 2 {
+		t.Errorf("%d are known", len(b.by))
+	}
+}
+
+// BenchmarkGuard is what a message costs before mcp-go sees it.
+func BenchmarkGuard(b *testing.B) {
+	s := New(Config{
+		Gate: &gate.Gate{}, Authenticator: tokens{"bot": {"r", "c"}}, Log: slog.New(slog.DiscardHandler), URL: "https://countersign.example.com/mcp",
+		SessionKey: []byte("key"), Scopes: Scopes{Read: "r", Change: "c"}, PerPrincipal: 1 << 30, PerAddress: 1 << 30,
+	})
+	id := sessions{key: s.SessionKey, principal: action.Principal{Issuer: "https://idp", Subject: "bot"}}.Generate()
+	guarded := s.checkHost(s.guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	body := []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":` + scale + `,"_meta":{"progressToken":1}}}`)
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodPost, "https://countersign.example.com/mcp", bytes.NewReader(body))
+		r.Header.Set("Authorization", "Bearer bot")
+		r.Header.Set(headerSession, id)
 		w := httptest.NewRecorder()
-		s.challenge(w, r, row.err)
-		if w.Code != row.code || w.Header().Get("WWW-Authenticate") != row.challenge || strings.Contains(w.Body.String(), "why") {
-			t.Errorf("%s: %d, %q, %s", row.name, w.Code, w.Header().Get("WWW-Authenticate"), w.Body)
-		}
-		if (w.Header().Get("Retry-After") != "") != (row.code == 503) {
-			t.Errorf("%s: Retry-After %q", row.name, w.Header().Get("Retry-After"))
+		guarded.ServeHTTP(w, r)
+		if w.Code != 200 {
+			b.Fatal(w.Code, w.Body)
 		}
 	}
 }

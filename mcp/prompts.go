@@ -70,9 +70,9 @@ func (s *Server) prompt(ctx context.Context, p prompt, args map[string]string) (
 			result, err = nil, errInternal
 		}
 	}()
-	c, err := s.caller(ctx)
+	c, err := s.admit(ctx, mcpgo.MethodPromptsGet, p.name)
 	if err != nil {
-		return nil, errTokenRefused
+		return nil, err
 	}
 	for _, name := range []string{"kind", "name", "namespace"} {
 		if args[name] == "" {

@@ -20,9 +20,9 @@ func (s *Server) addResources() {
 	} {
 		s.mcp.AddResource(mcpgo.NewResource(r.uri, r.name, mcpgo.WithResourceDescription(r.description), mcpgo.WithMIMEType("text/plain")),
 			func(ctx context.Context, _ mcpgo.ReadResourceRequest) ([]mcpgo.ResourceContents, error) {
-				c, err := s.caller(ctx)
+				c, err := s.admit(ctx, mcpgo.MethodResourcesRead, "")
 				if err != nil {
-					return nil, errTokenRefused
+					return nil, err
 				}
 				return []mcpgo.ResourceContents{mcpgo.TextResourceContents{URI: r.uri, MIMEType: "text/plain", Text: r.text(&c.principal)}}, nil
 			})

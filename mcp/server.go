@@ -1,12 +1,18 @@
 package mcp
 
 import (
+	"container/list"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
@@ -17,10 +23,10 @@ import (
 	"countersign/tools"
 )
 
-// Authenticator turns a bearer token into a principal. A refusal's text is for
-// the log and is never shown to the caller.
+// Authenticator turns a bearer token into a principal and the token's scopes. A
+// refusal's text is for the log and is never shown to the caller.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token string) (action.Principal, error)
+	Authenticate(ctx context.Context, token string) (p action.Principal, scopes []string, err error)
 }
 
 // Config is what the front needs.
@@ -35,6 +41,14 @@ type Config struct {
 	AuthorizationServers []string
 	// AllowedHosts and AllowedOrigins are accepted beside those of URL.
 	AllowedHosts, AllowedOrigins []string
+	// TrustedProxies are the networks from which X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	Scopes         Scopes
+	// PerPrincipal and PerAddress are requests a second; twice as many may come at once.
+	PerPrincipal, PerAddress int
+	// Ready says whether what the server needs is there, and how it is, in a few
+	// lines for whoever asks. It is asked once in a few seconds at most.
+	Ready func(ctx context.Context) (ready bool, text string)
 	// SessionKey authenticates session ids. Sessions outlive a restart when it does.
 	SessionKey []byte
 	// Token is the bearer token of the one caller on stdio.
@@ -45,16 +59,39 @@ type Config struct {
 type Server struct {
 	Config
 	mcp *server.MCPServer
+	// reads has the tools that change nothing.
+	reads   map[string]bool
+	stdioID string
+	stays   stays
+	running running
+	// addresses and principals bound what is answered, strangers what is refused of
+	// one address, and floods what becomes a record of all that.
+	addresses, principals, strangers, floods *buckets
+	flooded                                  atomic.Int64
+	// forgetAfter is when mcp-go forgets what it keeps of a session.
+	forgetAfter time.Duration
+
+	looking   sync.Mutex // for what follows
+	looked    time.Time
+	ready     bool
+	readyText string
 }
 
 // New registers every tool of the gate.
 func New(config Config) *Server {
-	s := &Server{Config: config}
+	s := &Server{
+		Config: config, reads: map[string]bool{}, stdioID: "stdio:" + rand.Text(), forgetAfter: sessionIdle,
+		stays:     stays{by: map[string]*list.Element{}, use: list.New()},
+		addresses: newBuckets(config.PerAddress, 2*config.PerAddress), principals: newBuckets(config.PerPrincipal, 2*config.PerPrincipal),
+		strangers: newBuckets(5, 50), floods: newBuckets(1, 10),
+	}
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)
 	hooks.AddOnError(s.recordMalformed)
 	s.mcp = server.NewMCPServer("countersign", config.Version,
-		server.WithToolCapabilities(false),
+		// Nothing here ever changes its list, so subscriptions/listen, which holds a
+		// stream open for as long as one could, ends at once.
+		server.WithToolCapabilities(false), server.WithPromptCapabilities(false), server.WithResourceCapabilities(false, false),
 		server.WithHooks(hooks),
 		server.WithInstructions("Kubernetes through Countersign. Every call is checked against policy and recorded; "+
 			"some wait for a person, and then run by themselves once approved. "+
@@ -62,6 +99,7 @@ func New(config Config) *Server {
 			"or between <data-...> marks."),
 	)
 	for _, t := range config.Gate.Tools {
+		s.reads[t.Name] = t.ReadOnly()
 		s.mcp.AddTool(describeTool(t), s.handler(t.Name))
 	}
 	s.addResources()
@@ -84,6 +122,7 @@ func describeTool(t *tools.Tool) mcpgo.Tool {
 // context because that is the only way through mcp-go.
 type caller struct {
 	principal action.Principal
+	scopes    []string
 	source    audit.Source
 }
 
@@ -97,7 +136,7 @@ func (s *Server) caller(ctx context.Context) (caller, error) {
 	}
 	c := caller{source: audit.Source{Transport: "stdio"}}
 	var err error
-	if c.principal, err = s.Authenticator.Authenticate(ctx, s.Token); err != nil {
+	if c.principal, c.scopes, err = s.Authenticator.Authenticate(ctx, s.Token); err != nil {
 		s.Gate.LoginRefused(c.source, err)
 	}
 	return c, err
@@ -115,24 +154,31 @@ func (s *Server) handler(tool string) server.ToolHandlerFunc {
 				result, err = nil, errInternal
 			}
 		}()
-		c, err := s.caller(ctx)
+		c, err := s.admit(ctx, mcpgo.MethodToolsCall, tool)
 		if err != nil {
-			return nil, errTokenRefused // the reason is in the log, and only there
+			return nil, err
 		}
-		return present(s.Gate.Call(ctx, s.request(ctx, c, tool, req))), nil
+		call, told := s.request(ctx, c, tool, req), s.progress(ctx, req)
+		if told != nil {
+			call.Progress = told.tell
+		}
+		answer := s.Gate.Call(ctx, call)
+		told.settle()
+		return present(answer), nil
 	}
 }
 
 func (s *Server) request(ctx context.Context, c caller, tool string, req mcpgo.CallToolRequest) gate.Request {
 	raw, _ := req.GetRawArguments().(json.RawMessage)
-	out := gate.Request{Principal: c.principal, Tool: tool, RawArgs: raw, Source: c.source, Progress: s.progress(ctx, req)}
+	out := gate.Request{Principal: c.principal, Tool: tool, RawArgs: raw, Source: c.source}
 	if session := server.ClientSessionFromContext(ctx); session != nil {
-		out.Session = session.SessionID()
 		if named, ok := session.(server.SessionWithClientInfo); ok {
 			info := named.GetClientInfo()
 			out.Source.Agent = clip(audit.MaskText(info.Name+" "+info.Version), 100)
 		}
 	}
+	c.source = out.Source
+	out.Session = s.sessionOf(ctx, c, req.Params.Meta)
 	return out
 }
 
@@ -144,19 +190,40 @@ func clip(s string, n int) string {
 }
 
 // progress tells a client that asked for it what its call waits for.
-func (s *Server) progress(ctx context.Context, req mcpgo.CallToolRequest) func(string) {
+type progress struct {
+	send func(n int, text string)
+	n    int
+	last time.Time
+}
+
+func (s *Server) progress(ctx context.Context, req mcpgo.CallToolRequest) *progress {
 	if req.Params.Meta == nil || req.Params.Meta.ProgressToken == nil {
 		return nil
 	}
-	n := 0
-	return func(text string) {
-		n++
+	return &progress{send: func(n int, text string) {
 		err := s.mcp.SendNotificationToClient(ctx, "notifications/progress", map[string]any{
 			"progressToken": req.Params.Meta.ProgressToken, "progress": n, "message": text,
 		})
 		if err != nil {
 			s.Log.Debug("sending progress", "err", err)
 		}
+	}}
+}
+
+func (p *progress) tell(text string) {
+	p.n++
+	p.last = time.Now()
+	p.send(p.n, text)
+}
+
+// settleFor is how long mcp-go takes to write a notification. It loses one that it
+// still holds when the answer comes.
+const settleFor = 15 * time.Millisecond
+
+// settle lets the last notification get out before the answer.
+func (p *progress) settle() {
+	if p != nil && time.Since(p.last) < settleFor {
+		time.Sleep(settleFor)
 	}
 }
 
@@ -184,7 +251,7 @@ func (s *Server) showVisible(ctx context.Context, _ any, _ *mcpgo.ListToolsReque
 // recordMalformed records the tool calls that mcp-go refuses by itself: of a tool
 // that does not exist, or of a form that it cannot read.
 func (s *Server) recordMalformed(ctx context.Context, _ any, method mcpgo.MCPMethod, message any, err error) {
-	if method != mcpgo.MethodToolsCall || errors.Is(err, errTokenRefused) || errors.Is(err, errInternal) {
+	if method != mcpgo.MethodToolsCall || errors.Is(err, errTokenRefused) || errors.Is(err, errScope) || errors.Is(err, errInternal) {
 		return
 	}
 	c, refused := s.caller(ctx)
@@ -198,7 +265,17 @@ func (s *Server) recordMalformed(ctx context.Context, _ any, method mcpgo.MCPMet
 	s.Gate.Refused(c.principal, c.source, err)
 }
 
-// ServeStdio serves the one caller on stdin and stdout until stdin ends.
+// ServeStdio serves the one caller on stdin and stdout until stdin ends. What was
+// asked for and is not answered then is not answered any more; a change that has
+// started goes on in the gate.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	return server.NewStdioServer(s.mcp).Listen(ctx, in, out)
+}
+
+// Drain begins nothing new, and waits for what runs until ctx ends.
+func (s *Server) Drain(ctx context.Context) {
+	select {
+	case <-s.running.stop():
+	case <-ctx.Done():
+	}
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 	"sync"
 
 	"countersign/action"
@@ -26,7 +27,9 @@ var grantable, _ = compileMatch(matchSpec{
 		"!*.admissionregistration.k8s.io", "!*webhook*", "!*.kyverno.io", "!*.gatekeeper.sh", "!*.kubewarden.io",
 		"!*.apiextensions.k8s.io", "!*.apiregistration.k8s.io",
 		// What reaches beyond the namespace that a grant is for.
-		"!nodes", "!namespaces", "!persistentvolumes",
+		"!nodes", "!namespaces", "!persistentvolumes", "!*.argoproj.io", "!*.fluxcd.io",
+		// Who may talk to whom.
+		"!networkpolicies.*", "!*.cilium.io", "!*.projectcalico.org",
 	},
 })
 
@@ -112,6 +115,9 @@ func grantableRequest(req *Request) bool {
 	if req.Preview.Result == nil { // nobody saw what it would make
 		return false
 	}
+	if slices.ContainsFunc(req.Preview.Diff, sensitive) {
+		return false
+	}
 	// Again, and of this Preview: a decision from before it has no risks.
 	f := &facts{req: req}
 	if slices.ContainsFunc(f.risks(), tooRisky) {
@@ -120,6 +126,14 @@ func grantableRequest(req *Request) bool {
 	// RiskCommandChanged is about objects that are there. A new one that holds a
 	// pod runs whatever the caller writes into it.
 	return req.Preview.Live != nil || len(f.pods().pods) == 0 || req.Tool == starter
+}
+
+// sensitive are the parts of a pod that make something else of it whatever image it
+// runs: the environment (LD_PRELOAD), what is mounted, whom it runs as.
+func sensitive(c action.Change) bool {
+	return slices.ContainsFunc(strings.Split(c.Path, "/"), func(segment string) bool {
+		return slices.Contains([]string{"env", "envFrom", "volumes", "volumeMounts", "securityContext", "command", "args", "lifecycle"}, segment)
+	})
 }
 
 // tooRisky is true of every risk but one, also of those that are added later.

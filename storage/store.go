@@ -336,7 +336,7 @@ func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
 			return nil, fmt.Errorf("storing grant %s: %w", grant.ID, err)
 		}
 	}
-	for _, id := range b.Ended {
+	for _, id := range b.EndedGrants {
 		if err := tx.Bucket(bucketGrants).Delete([]byte(id)); err != nil {
 			return nil, err
 		}
@@ -556,6 +556,18 @@ func (s *Store) Delivery(id string) (d approvals.Delivery, err error) {
 // Delivered stores what a messenger has been told.
 func (s *Store) Delivered(ctx context.Context, d approvals.Delivery) error {
 	return s.Commit(ctx, gate.Batch{Deliveries: []approvals.Delivery{d}})
+}
+
+// Head is the newest record and its sequence number, 0 where there is none.
+func (s *Store) Head() (seq uint64, record []byte, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		k, v := tx.Bucket(bucketRecords).Cursor().Last()
+		if k != nil {
+			seq, record = binary.BigEndian.Uint64(k), slices.Clone(v)
+		}
+		return nil
+	})
+	return seq, record, err
 }
 
 // chunk is how many records are read in one transaction. A read that lasts

@@ -139,6 +139,7 @@ func checkOperations(list []any, secret bool) error {
 // see them change, and what says which object it is.
 var unpatchable = []string{
 	"/status", "/metadata/managedFields", "/metadata/name", "/metadata/namespace", "/metadata/uid", "/metadata/generateName", "/apiVersion", "/kind",
+	"/metadata/generation", "/metadata/creationTimestamp",
 }
 
 // checkPatched refuses a patch for the fields that it names.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf16"
 
 	slackgo "github.com/slack-go/slack"
@@ -143,8 +144,8 @@ func kindNote(op approvals.Operation) (string, bool) {
 			all = append(all, text)
 		}
 	}
-	text := fmt.Sprintf("Approving this kind lets %s set the same fields to any values for %s, without asking again: %s",
-		asker(op), duration(op.GrantFor), strings.Join(all, "; "))
+	text := fmt.Sprintf("Approving this kind lets %s do this to any values for %s, without asking again: %s",
+		asker(op), approvals.Duration(op.GrantFor), strings.Join(all, "; "))
 	return text, size(text) <= 900
 }
 
@@ -158,7 +159,7 @@ func buttons(op approvals.Operation, whole, grant bool) slackgo.Block {
 	}
 	all = append(all, button(actionReview, "Review", slackgo.StyleDefault))
 	if whole && grant {
-		all = append(all, button(actionApproveKind, "Approve this kind for "+duration(op.GrantFor), slackgo.StyleDefault))
+		all = append(all, button(actionApproveKind, "Approve this kind for "+approvals.Duration(op.GrantFor), slackgo.StyleDefault))
 	}
 	all = append(all, button(actionReject, "Reject", slackgo.StyleDanger))
 	return slackgo.NewActionBlock("decide", all...)
@@ -285,10 +286,7 @@ func facts(op approvals.Operation) *slackgo.RichTextSection {
 	line("Rules", rules)
 	var needs []string
 	for _, r := range op.Requirements {
-		need := fmt.Sprintf("%d of %s", r.Count, strings.Join(r.Approvers, " or "))
-		if r.ReasonRequired {
-			need += ", each with a reason"
-		}
+		need := r.String()
 		if !slices.Contains(needs, need) {
 			needs = append(needs, need)
 		}
@@ -324,7 +322,9 @@ func facts(op approvals.Operation) *slackgo.RichTextSection {
 		line("Differs", short(d, 200))
 	}
 	if op.Gave != "" {
-		line("Grant", short(op.Gave, 60)+" covers this kind now; countersign grants revoke takes it back")
+		line("Grant", fmt.Sprintf("%s covers this kind until %s; to take it back, on the server: countersign grants revoke", short(op.Gave, 60), clock(op.GaveUntil())))
+	} else if op.State != approvals.PendingApproval && slices.ContainsFunc(votes, func(v approvals.Vote) bool { return v.Grant }) {
+		line("Grant", "none: not everybody who was needed approved the kind")
 	}
 	return section(all...)
 }
@@ -479,8 +479,8 @@ func review(op approvals.Operation, number int, m meta) slackgo.ModalViewRequest
 			if !short {
 				note = "What this covers stands on the first page, at Kind."
 			}
-			option := slackgo.NewOptionBlockObject(inputGrant, text75("Approve this kind for "+duration(op.GrantFor)), nil)
-			box := slackgo.NewInputBlock(inputGrant, plainText("The next ones", 100), plainText(note, 1900), slackgo.NewCheckboxGroupsBlockElement(inputGrant, option))
+			option := slackgo.NewOptionBlockObject(inputGrant, text75("Approve this kind for "+approvals.Duration(op.GrantFor)), nil)
+			box := slackgo.NewInputBlock(inputGrant, plainText("For the next "+approvals.Duration(op.GrantFor), 100), plainText(note, 1900), slackgo.NewCheckboxGroupsBlockElement(inputGrant, option))
 			blocks = append(blocks, box.WithOptional(true))
 		}
 	}
@@ -533,7 +533,7 @@ func outcome(op approvals.Operation) (string, []slackgo.Block) {
 	_, text := standing(op)
 	elements := []slackgo.RichTextElement{mood(op)}
 	if took := op.Updated.Sub(op.Created).Round(time.Second); took > 0 && !op.Created.IsZero() {
-		elements = append(elements, section(plain("Ended at "+clock(op.Updated)+", "+duration(took)+" after it was asked.")))
+		elements = append(elements, section(plain("Ended at "+clock(op.Updated)+", "+approvals.Duration(took)+" after it was asked.")))
 	}
 	blocks := []slackgo.Block{rich(elements...)}
 	// What reads and commands bring back is for the agent, not for the channel.
@@ -586,11 +586,14 @@ func direct(op approvals.Operation) (string, []slackgo.Block) {
 	if op.AgentReason != "" {
 		blocks = append(blocks, rich(words(op)...))
 	}
-	said := "You cannot decide this yourself."
+	said := ""
 	if op.State == approvals.PendingApproval {
 		said = "You cannot decide this yourself: it is up to " + many(op.ApproverSets(), 5) + ". If you did not want it, tell them."
 	}
-	return escape(clip(text+": "+title(op), 600)), append(blocks, small(said), small(digests(op)))
+	if said != "" {
+		blocks = append(blocks, small(said))
+	}
+	return escape(clip(text+": "+title(op), 600)), append(blocks, small(digests(op)))
 }
 
 // errNotWhole refuses an approval from a message that does not show everything.
@@ -610,7 +613,7 @@ func refusal(err error) string {
 	case errors.Is(err, approvals.ErrBarred):
 		return "This account may not decide anything" + detail + ". Somebody else has to."
 	case errors.Is(err, approvals.ErrNotApprover):
-		return "You are not among those who may decide this" + detail + ". Ask one of them, or ask the operators to add you."
+		return "You are not among those who may decide this" + detail + ". Ask one of them; the server's configuration says who is in these sets."
 	case errors.Is(err, approvals.ErrSelfApproval):
 		return "The agent acts on your behalf here, so somebody else has to decide."
 	case errors.Is(err, approvals.ErrVoted):
@@ -619,6 +622,8 @@ func refusal(err error) string {
 		return fmt.Sprintf("Say why, in at most %d characters, and send it again.", maxReason)
 	case errors.Is(err, approvals.ErrNotGrantable):
 		return "This kind of change is approved one by one. Approve only this one."
+	case errors.Is(err, errNotMine):
+		return "This is not the message that asks about it. Look for the one that Countersign keeps up to date."
 	case errors.Is(err, errNotWhole):
 		return "This message does not show all that would change. Open Review and approve on its last page."
 	case errors.Is(err, gate.ErrNotFound):
@@ -747,7 +752,11 @@ func wrap(text string, width int) []string {
 	var out []string
 	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		rest, prefix := []rune(line), ""
-		for room := width; len(rest) > room; room = width - len([]rune(broken)) {
+		for room := width; ; room = width - len([]rune(broken)) {
+			// Letters that take two columns leave room for half as many.
+			if room = columns(rest, room); len(rest) <= room {
+				break
+			}
 			at := room
 			for i := range room / 3 {
 				if r := rest[room-1-i]; r == ' ' || r == '/' && at == room {
@@ -763,6 +772,26 @@ func wrap(text string, width int) []string {
 		out = append(out, prefix+string(rest))
 	}
 	return out
+}
+
+// columns is how many of the first characters fit into so many columns.
+func columns(text []rune, room int) int {
+	for i, r := range text {
+		room--
+		if wide(r) {
+			room--
+		}
+		if room < 0 {
+			return i
+		}
+	}
+	return len(text)
+}
+
+// wide are characters that take two columns (Unicode, East Asian Width, W and F).
+func wide(r rune) bool {
+	return r >= 0x1100 && (unicode.In(r, unicode.Han, unicode.Hangul, unicode.Hiragana, unicode.Katakana, unicode.Bopomofo, unicode.Yi) ||
+		r >= 0x3000 && r <= 0x303f || r >= 0xff01 && r <= 0xff60 || r >= 0x1f300 && r <= 0x1faff)
 }
 
 // escape makes a text inert where Slack reads it as mrkdwn.
@@ -842,16 +871,3 @@ func count(n int, one, many string) string {
 }
 
 func clock(t time.Time) string { return t.UTC().Format("15:04 UTC on 2 January 2006") }
-
-// duration writes a time as people say it.
-func duration(d time.Duration) string {
-	switch {
-	case d >= time.Hour && d%time.Hour == 0:
-		return count(int(d/time.Hour), "hour", "hours")
-	case d >= time.Minute && d%time.Minute == 0:
-		return count(int(d/time.Minute), "minute", "minutes")
-	case d < time.Minute:
-		return count(int(d/time.Second), "second", "seconds")
-	}
-	return d.String()
-}

@@ -17,13 +17,19 @@ import (
 const (
 	// answerTimeout bounds what follows a click.
 	answerTimeout = 30 * time.Second
+	// ackWithin is how long an acknowledgement waits for what was clicked to be
+	// stored, so that a person sees when it was not. Slack waits for three seconds.
+	ackWithin = 2500 * time.Millisecond
+	// maxOfOne is how many answers of one person are handled at once: fewer than
+	// there are places, so that nobody keeps the others out.
+	maxOfOne = 24
 	// remember is how long and how many answers are known again when they come twice.
 	rememberFor = 10 * time.Minute
 	remember    = 10_000
 )
 
-// answer takes one interaction and returns at once what to acknowledge it with:
-// Slack waits for three seconds. What comes in is only believed about who
+// answer takes one interaction and returns what to acknowledge it with, as soon as
+// what it led to is stored, or after ackWithin. What comes in is only believed about who
 // clicked what; everything shown and decided comes from the store.
 func (s *Slack) answer(ctx context.Context, cb *slackgo.InteractionCallback) any {
 	if !s.fresh(key(cb)) {
@@ -75,34 +81,70 @@ func (s *Slack) fresh(key string) bool {
 	return true
 }
 
-// background does what follows a click, when a place is free; the person is told
-// when it fails.
+// background does what follows a click, when a place is free, and waits for it as
+// long as an acknowledgement may. The person is told when it fails.
 func (s *Slack) background(ctx context.Context, cb *slackgo.InteractionCallback, f func(ctx context.Context) error) {
+	if !s.begin(cb.User.ID) {
+		s.Log.Warn("somebody clicks faster than it can be handled", "user", approvals.Visible(cb.User.ID))
+		return
+	}
+	done := make(chan struct{})
 	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer close(done)
+		defer s.end(cb.User.ID)
+		limited, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-		case <-ctx.Done():
+		err := s.handle(limited, cb, f)
+		if err == nil || ctx.Err() != nil {
 			return
 		}
-		err := s.ours(ctx, cb)
 		if errors.Is(err, errForeign) {
-			s.Log.Warn("an interaction of another app or workspace is dropped", "team", approvals.Visible(cb.Team.ID), "app", approvals.Visible(cb.APIAppID), "user", approvals.Visible(cb.User.ID))
-			return
-		}
-		if err == nil {
-			err = f(ctx)
-		}
-		if err == nil {
+			s.Gate.LoginRefused(audit.Source{Transport: "slack"}, fmt.Errorf("%w: team %q, app %q, user %q", err, cb.Team.ID, cb.APIAppID, cb.User.ID))
 			return
 		}
 		s.Log.Warn("an answer from Slack does not count", "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
-		if err := s.whisper(ctx, cb, refusal(err)); err != nil {
+		telling, cancel := context.WithTimeout(ctx, answerTimeout) // what came before may have used up its time
+		defer cancel()
+		if err := s.whisper(telling, cb, refusal(err)); err != nil {
 			s.Log.Warn("telling a person in Slack why not", "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
 		}
 	})
+	select {
+	case <-done:
+	case <-time.After(ackWithin):
+	}
+}
+
+func (s *Slack) handle(ctx context.Context, cb *slackgo.InteractionCallback, f func(ctx context.Context) error) error {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := s.ours(ctx, cb); err != nil {
+		return err
+	}
+	return f(ctx)
+}
+
+// begin counts what one person has under way.
+func (s *Slack) begin(user string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ofOne[user] >= maxOfOne {
+		return false
+	}
+	s.ofOne[user]++
+	return true
+}
+
+func (s *Slack) end(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ofOne[user]--; s.ofOne[user] == 0 {
+		delete(s.ofOne, user)
+	}
 }
 
 var errForeign = errors.New("another app or workspace")
@@ -171,11 +213,14 @@ func (s *Slack) clicked(ctx context.Context, cb *slackgo.InteractionCallback, a 
 	if err != nil || !op.Asked() {
 		return errors.Join(gate.ErrNotFound, err)
 	}
+	if err := s.mine(cb, op.ID); err != nil {
+		return err
+	}
 	m := meta{Op: op.ID, Channel: cb.Container.ChannelID, Timestamp: cb.Container.MessageTs}
 	kind := a.ActionID == actionApproveKind
 	switch a.ActionID {
 	case actionReview:
-		if err := s.mayLook(ctx, cb, op); err != nil {
+		if err := s.mayLook(ctx, cb); err != nil {
 			return err
 		}
 		return s.open(ctx, cb, review(op, 0, m))
@@ -195,9 +240,28 @@ func (s *Slack) clicked(ctx context.Context, cb *slackgo.InteractionCallback, a 
 	return s.vote(ctx, cb, op.ID, approvals.Ballot{Approve: a.ActionID != actionReject, Grant: kind})
 }
 
+// mine checks that a click comes from a message of ours about this operation:
+// whoever can post as the app could else put our button below other words. While
+// it is not known which message that is, because an answer was lost, any of the
+// channel counts.
+func (s *Slack) mine(cb *slackgo.InteractionCallback, op string) error {
+	d, err := s.Store.Delivery(op)
+	if err != nil {
+		return err
+	}
+	for _, m := range d.Messages {
+		if m.Channel == cb.Container.ChannelID && (m.Timestamp == "" || m.Timestamp == cb.Container.MessageTs) {
+			return nil
+		}
+	}
+	return errNotMine
+}
+
+var errNotMine = errors.New("a button of another message")
+
 // mayLook keeps guests and people of other workspaces in a shared channel from
 // what the message does not show.
-func (s *Slack) mayLook(ctx context.Context, cb *slackgo.InteractionCallback, op approvals.Operation) error {
+func (s *Slack) mayLook(ctx context.Context, cb *slackgo.InteractionCallback) error {
 	p, err := s.person(ctx, cb.User.ID, nil)
 	if err != nil {
 		return err
@@ -251,17 +315,17 @@ func (s *Slack) submitted(ctx context.Context, cb *slackgo.InteractionCallback) 
 		s.Log.Warn("a dialog of Slack is not one of ours", "err", audit.MaskText(err.Error()))
 		return nil
 	}
-	ballot := approvals.Ballot{Approve: cb.View.CallbackID != "reject"}
+	ballot := approvals.Ballot{Approve: cb.View.CallbackID != actionReject}
 	if cb.View.State != nil {
-		ballot.Reason = cb.View.State.Values["reason"]["reason"].Value
-		ballot.Grant = len(cb.View.State.Values["grant"]["grant"].SelectedOptions) > 0
+		ballot.Reason = cb.View.State.Values[inputReason][inputReason].Value
+		ballot.Grant = len(cb.View.State.Values[inputGrant][inputGrant].SelectedOptions) > 0
 	}
 	required := true
 	switch cb.View.CallbackID {
-	case "reject", "approve":
-	case "approve_kind":
+	case actionReject, actionApprove:
+	case actionApproveKind:
 		ballot.Grant = true
-	case "review":
+	case actionReview:
 		op, err := s.Store.Operation(m.Op)
 		if err != nil {
 			return nil
@@ -277,7 +341,7 @@ func (s *Slack) submitted(ctx context.Context, cb *slackgo.InteractionCallback) 
 		return nil
 	}
 	if required && strings.TrimSpace(ballot.Reason) == "" {
-		return slackgo.NewErrorsViewSubmissionResponse(map[string]string{"reason": "Say why: the agent is told, and it stands in the audit log."})
+		return slackgo.NewErrorsViewSubmissionResponse(map[string]string{inputReason: "Say why: the agent is told, and it stands in the audit log."})
 	}
 	s.background(ctx, cb, func(ctx context.Context) error { return s.vote(ctx, cb, m.Op, ballot) })
 	return nil
@@ -293,6 +357,7 @@ func (s *Slack) vote(ctx context.Context, cb *slackgo.InteractionCallback, id st
 	if err != nil {
 		return err
 	}
+	p.Via = "slack " + where(cb)
 	_, err = s.Gate.Vote(id, p, ballot)
 	return err
 }

@@ -25,6 +25,11 @@ func (s *Slack) person(ctx context.Context, id string, sets []string) (approvals
 	if err != nil {
 		return approvals.Person{}, fmt.Errorf("asking Slack who %s is (users.info): %w", id, err)
 	}
+	name := cmp.Or(user.RealName, user.Profile.DisplayName, user.Name, id)
+	if why := barred(user, id, me); why != "" {
+		// Its groups are not asked for: guests must not use up what Slack lets us ask.
+		return approvals.Person{ID: "slack:" + me.team + "/" + id, Name: name, Barred: why}, nil
+	}
 	accounts := []string{"slack:" + id}
 	for _, group := range s.People.Members(sets, "slackgroup:") {
 		members, err := retry(ctx, func() ([]string, error) { return s.api.GetUserGroupMembersContext(ctx, group) })
@@ -51,10 +56,7 @@ func (s *Slack) person(ctx context.Context, id string, sets []string) (approvals
 			accounts = append(accounts, also...)
 		}
 	}
-	name := cmp.Or(user.RealName, user.Profile.DisplayName, user.Name, id)
-	p := s.People.Person("slack:"+me.team+"/"+id, name, accounts, also...)
-	p.Barred = barred(user, id, me)
-	return p, nil
+	return s.People.Person("slack:"+me.team+"/"+id, name, accounts, also...), nil
 }
 
 // barred is why a user may not decide anything, whatever sets say.

@@ -48,17 +48,27 @@ func (s *Slack) listen(ctx context.Context) {
 }
 
 func (s *Slack) socket(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	connection, cancel := context.WithCancel(ctx)
 	defer cancel()
 	client := socketmode.New(s.api, socketmode.OptionLog(log.New(io.Discard, "", 0)))
 	ended := make(chan error, 1)
-	go func() { ended <- client.RunContext(ctx) }()
+	go func() { ended <- client.RunContext(connection) }()
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case event := <-client.Events:
-			s.event(ctx, client, event)
+			switch event.Type {
+			case socketmode.EventTypeConnected:
+				s.connected(true)
+				s.resume()
+			case socketmode.EventTypeDisconnect, socketmode.EventTypeConnecting, socketmode.EventTypeConnectionError, socketmode.EventTypeInvalidAuth:
+				s.connected(false)
+			}
+			if event.Request != nil {
+				// It may wait for a commit, and what it began goes on when the connection is lost.
+				s.work.Go(func() { s.event(ctx, connection, client, event) })
+			}
 			if failed, ok := event.Data.(*slackgo.ConnectionErrorEvent); ok {
 				// slack-go would wait for up to five minutes, and nobody could answer.
 				return fmt.Errorf("connecting: %w", failed.ErrorObj)
@@ -67,28 +77,13 @@ func (s *Slack) socket(ctx context.Context) error {
 	}
 }
 
-func (s *Slack) event(ctx context.Context, client *socketmode.Client, event socketmode.Event) {
-	switch event.Type {
-	case socketmode.EventTypeConnected:
-		s.connected(true)
-		s.resume()
-	case socketmode.EventTypeDisconnect, socketmode.EventTypeConnecting, socketmode.EventTypeConnectionError, socketmode.EventTypeInvalidAuth:
-		s.connected(false)
-	}
-	if event.Request == nil {
-		return
-	}
+// event takes what came over a connection and acknowledges it.
+func (s *Slack) event(ctx, connection context.Context, client *socketmode.Client, event socketmode.Event) {
 	var answer any
 	if callback, ok := event.Data.(slackgo.InteractionCallback); ok && event.Type == socketmode.EventTypeInteractive {
 		answer = s.answer(ctx, &callback)
 	}
-	var err error
-	if answer == nil {
-		err = client.Ack(*event.Request)
-	} else {
-		err = client.Ack(*event.Request, answer)
-	}
-	if err != nil {
+	if err := client.AckCtx(connection, event.Request.EnvelopeID, answer); err != nil {
 		s.Log.Warn("acknowledging to Slack", "err", audit.MaskText(err.Error()))
 	}
 }

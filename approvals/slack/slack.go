@@ -61,7 +61,8 @@ type Slack struct {
 	status Status               // but for Untold
 	seen   map[string]time.Time // what came in lately, to know it again
 	work   sync.WaitGroup
-	slots  chan struct{} // of answers that are being handled
+	ofOne  map[string]int // answers of each person that are being handled
+	slots  chan struct{}  // of answers that are being handled
 
 	// Of the delivery, see deliver.go; guarded by mu.
 	busy    map[string]bool
@@ -97,7 +98,7 @@ const (
 // New makes the adapter; nothing is sent before Run.
 func New(c Config) *Slack {
 	s := &Slack{
-		Config: c, slots: make(chan struct{}, maxAnswers), seen: map[string]time.Time{},
+		Config: c, slots: make(chan struct{}, maxAnswers), seen: map[string]time.Time{}, ofOne: map[string]int{},
 		busy: map[string]bool{}, after: map[string]time.Time{}, delays: map[string]time.Duration{},
 		remind: map[string]*time.Timer{}, changed: make(chan struct{}, 1),
 	}

@@ -14,8 +14,9 @@ import (
 
 func lockCommand(s *settings) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "lock",
-		Short: "Stop agents at once, whatever policy and approvers say",
+		Use:     "lock",
+		Aliases: []string{"locks"},
+		Short:   "Stop agents at once, whatever policy and approvers say",
 		Long: `Stop agents at once, whatever policy and approvers say. From when "lock add"
 returns, calls that the lock is about are denied, what waits for approval is
 withdrawn, and a command that runs in a pod is cut off. A request that is on its
@@ -33,7 +34,7 @@ way to the API server is not called back.`,
 	var everything bool
 	var lasts time.Duration
 	add := &cobra.Command{
-		Use: "add", Short: "Set a lock; what is not named it is about all of", Args: cobra.NoArgs,
+		Use: "add", Short: "Set a lock; what you leave out is locked for all values", Args: cobra.NoArgs,
 		Example: "  countersign lock add --principal bot@example.com --reason 'deletes what it should not'\n" +
 			"  countersign lock add --cluster production --namespace shop --for 2h --reason 'the sale'\n" +
 			"  countersign lock add --everything --reason 'incident 4711'",
@@ -58,15 +59,16 @@ way to the API server is not called back.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", set.ID, approvals.Visible(set.Text()))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n%d waiting operations withdrawn, %d running commands cut off\n",
+				set.ID, approvals.Visible(set.Text()), set.Withdrawn, set.CutOff)
 			return err
 		},
 	}
-	add.Flags().StringVar(&l.Principal, "principal", "", "user name or subject, or the person for whom an agent acts")
-	add.Flags().StringVar(&l.Tool, "tool", "", "tool")
-	add.Flags().StringVar(&l.Cluster, "cluster", "", "cluster")
-	add.Flags().StringVar(&l.Namespace, "namespace", "", "namespace")
-	add.Flags().BoolVar(&everything, "everything", false, "every call of everybody")
+	add.Flags().StringVar(&l.Principal, "principal", "", "halt calls of this user name, subject or client, or for this person")
+	add.Flags().StringVar(&l.Tool, "tool", "", "halt calls of this tool")
+	add.Flags().StringVar(&l.Cluster, "cluster", "", "halt calls about this cluster")
+	add.Flags().StringVar(&l.Namespace, "namespace", "", "halt calls about this namespace")
+	add.Flags().BoolVar(&everything, "everything", false, "halt every call")
 	add.Flags().DurationVar(&lasts, "for", 0, "how long it holds; until it is removed when absent")
 	add.Flags().StringVar(&l.Reason, "reason", "", "why; needed")
 

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -63,7 +65,8 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if stdio && config.Slack != nil && config.Slack.SigningSecretFile != "" {
 		return errors.New("slack.signingSecretFile needs an address that Slack can reach, and with --stdio there is none: use slack.appTokenFile (Socket Mode)")
 	}
-	log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+	failures := &lastError{}
+	log := slog.New(failures.watch(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
 
 	live, err := newLivePolicy(config, log)
 	if err != nil {
@@ -90,7 +93,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	people := directory(config)
 	g := &gate.Gate{
 		Store: store, Cluster: clusters, Policy: live.set.Load,
-		Tools: tools.All(clusterNames(config)), DigestKey: store.Key("digest"),
+		Tools: tools.All(clusterNames(config)), Clusters: clusterNames(config), DigestKey: store.Key("digest"),
 		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown,
 		MaxPending: int(config.Approvals.MaxPending), GrantFor: *config.Approvals.GrantFor, ChannelLabel: channelLabel(config), RequestTimeout: config.RequestTimeout,
 		Node: node, Log: log, Now: time.Now,
@@ -110,10 +113,26 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	front := mcp.New(mcp.Config{
 		Gate: g, Authenticator: authenticator, Version: version, Log: log,
 		URL: config.URL, AuthorizationServers: issuerURLs(config),
-		AllowedHosts: config.AllowedHosts, AllowedOrigins: config.AllowedOrigins,
+		AllowedHosts: config.AllowedHosts, AllowedOrigins: config.AllowedOrigins, TrustedProxies: trustedProxies(config),
+		Scopes:       mcp.Scopes{Read: config.Scopes.Read, Change: config.Scopes.Change},
+		PerPrincipal: int(config.Limits.PerPrincipal), PerAddress: int(config.Limits.PerAddress),
+		Ready:      health(store, live, clusters, authenticator, len(config.Issuers)),
 		SessionKey: store.Key("session"), Token: os.Getenv(tokenVariable),
 	})
 	os.Unsetenv(tokenVariable)
+	var showing *certificate
+	if config.TLS.CertFile != "" {
+		if showing, err = newCertificate(config.TLS, log); err != nil {
+			return err
+		}
+	}
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	watch.Go(func() { front.WatchSessions(watching) })
+	defer func() { // before the store is closed
+		unwatch()
+		watch.Wait()
+	}()
 
 	socket, err := admin.Listen(config.AdminSocket)
 	if err != nil {
@@ -128,7 +147,10 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	adminServer := (&admin.Server{
 		Gate: g, Store: store, Records: store.Records, Log: log,
 		Status: func() admin.Status {
-			return admin.Status{Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger)}
+			return admin.Status{
+				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
+				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logHead(store), LastError: failures.last(),
+			}
 		},
 		People: people,
 	}).HTTP()
@@ -169,12 +191,14 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		mux.Handle("/", handler)
 		handler = mux
 	}
-	web := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
+	web := mcp.Web(handler)
+	web.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	go func() {
-		if config.TLS.CertFile != "" {
-			failed <- ignoreClosed(web.ServeTLS(listener, config.TLS.CertFile, config.TLS.KeyFile))
+		if showing != nil {
+			web.TLSConfig = showing.config()
+			failed <- ignoreClosed(web.ServeTLS(mcp.Listener(listener), "", ""))
 		} else {
-			failed <- ignoreClosed(web.Serve(listener))
+			failed <- ignoreClosed(web.Serve(mcp.Listener(listener)))
 		}
 	}()
 	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", live.set.Load().Digest(), "adminSocket", config.AdminSocket)
@@ -186,6 +210,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		g.Quit() // calls that wait for a person must not hold up the others
 		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
 		defer cancel()
+		front.Drain(stopping) // while whoever comes now is told to come again
 		if err = web.Shutdown(stopping); err != nil {
 			err = fmt.Errorf("stopping: some calls were still running after %s: %w", stopAfter, err)
 		}
@@ -203,7 +228,7 @@ func ignoreClosed(err error) error {
 func clusterConfigs(config *configs.Config) []kube.Config {
 	out := make([]kube.Config, len(config.Clusters))
 	for i, c := range config.Clusters {
-		out[i] = kube.Config{Name: c.Name, Kubeconfig: c.Kubeconfig, Context: c.Context}
+		out[i] = kube.Config{Name: c.Name, Kubeconfig: c.Kubeconfig, Context: c.Context, ServiceAccount: c.ServiceAccount, Impersonate: impersonate(c.Impersonate)}
 	}
 	return out
 }
@@ -223,6 +248,14 @@ func issuers(config *configs.Config) []identity.Issuer {
 			URL: c.URL, CAFile: c.CAFile, Algorithms: c.Algorithms, UsernameClaim: c.UsernameClaim,
 			GroupsClaim: c.GroupsClaim, OnBehalfOfClaim: c.OnBehalfOfClaim, Kubernetes: c.Kubernetes,
 		}
+	}
+	return out
+}
+
+func trustedProxies(config *configs.Config) []netip.Prefix {
+	out := make([]netip.Prefix, len(config.TrustedProxies))
+	for i, network := range config.TrustedProxies {
+		out[i] = netip.MustParsePrefix(network) // configs has looked
 	}
 	return out
 }

@@ -2,9 +2,14 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -12,6 +17,11 @@ import (
 
 	"countersign/admin"
 	"countersign/approvals"
+	"countersign/audit"
+	"countersign/configs"
+	"countersign/gate"
+	"countersign/kube"
+	"countersign/storage"
 )
 
 func statusCommand(s *settings) *cobra.Command {
@@ -21,7 +31,9 @@ func statusCommand(s *settings) *cobra.Command {
 		Use:   "status",
 		Short: "Show how the running server is",
 		Long: `Show how the running server is: which policy is in force since when, and whether
-what its folder holds now is that. Exits with 1 when something is wrong.`,
+what its folder holds now is that; which clusters can be reached, with what
+credential and until when; who and what is locked, and what waits. Exits with 1
+when something is wrong.`,
 		Example: "  countersign status\n  countersign status -o json | jq -r .policy.digest",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,23 +60,37 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 				for _, warning := range status.Policy.Warnings {
 					fmt.Fprintf(table, "\twarning: %s\n", warning)
 				}
+				showClusters(table, status.Clusters)
 				for _, l := range status.Locks {
-					fmt.Fprintf(table, "Locked\t%s\n", approvals.Visible(l.Text()))
+					fmt.Fprintf(table, "Locked\t%s %s: %s\n", approvals.Visible(l.What()), l.Until(), approvals.Visible(l.Reason))
 				}
 				if slack := status.Slack; slack != nil {
 					how := "connected"
-					if !slack.Connected {
+					switch {
+					case !slack.Connected:
 						how = "not connected: answers cannot come in; people can still use countersign approvals"
+					case slack.Error != "":
+						how = "answers come in, but Slack refuses requests"
 					}
-					fmt.Fprintf(table, "Slack\t%s; operations to be told: %d\n", how, slack.Untold)
+					shown := "every question is shown as it stands"
+					if slack.Untold > 0 {
+						shown = fmt.Sprintf("questions not shown as they stand: %d", slack.Untold)
+					}
+					fmt.Fprintf(table, "Slack\t%s; %s\n", how, shown)
 					if slack.Error != "" {
 						fmt.Fprintf(table, "\tlast error at %s: %s\n", slack.ErrorTime.UTC().Format(time.RFC3339), approvals.Visible(slack.Error))
 					}
 				}
+				showState(table, status)
 				err = table.Flush()
 			}
 			if bad := status.Policy.Error; err == nil && bad != "" {
 				err = errors.New("the policy folder does not load since " + status.Policy.ErrorTime.UTC().Format(time.RFC3339) + "; the policy above stays in force\n" + strings.TrimSpace(bad))
+			}
+			for _, c := range status.Clusters {
+				if c.Error != "" {
+					err = errors.Join(err, fmt.Errorf("cluster %s: %s", c.Name, approvals.Visible(c.Error)))
+				}
 			}
 			return err
 		},
@@ -72,3 +98,122 @@ what its folder holds now is that. Exits with 1 when something is wrong.`,
 	check = outputFlag(status, &output)
 	return status
 }
+
+func showClusters(w io.Writer, clusters []admin.ClusterStatus) {
+	for _, c := range clusters {
+		how := "reachable"
+		if !c.Reachable {
+			how = "not reachable"
+		}
+		if c.User != "" {
+			how += ", as " + approvals.Visible(c.User)
+		}
+		if c.Impersonates {
+			how += "; impersonates the callers"
+		}
+		fmt.Fprintf(w, "Cluster %s\t%s: %s\n\t%s\n", c.Name, c.Server, how, approvals.Visible(c.Credential))
+		if c.Error != "" {
+			fmt.Fprintf(w, "\terror: %s\n", approvals.Visible(c.Error))
+		}
+	}
+}
+
+func showState(w io.Writer, status admin.Status) {
+	fmt.Fprintf(w, "Waiting\t%d operations for approval\n", status.Waiting)
+	if status.Log.Seq > 0 {
+		fmt.Fprintf(w, "Log\trecord %d at %s\n", status.Log.Seq, status.Log.Time.UTC().Format(time.RFC3339))
+	}
+	if e := status.LastError; e != nil {
+		fmt.Fprintf(w, "Last error\tat %s: %s\n", e.Time.UTC().Format(time.RFC3339), approvals.Visible(e.Message))
+	}
+}
+
+// clusterStatus puts what kube says into the form of the admin socket.
+func clusterStatus(clusters []kube.Status) []admin.ClusterStatus {
+	out := make([]admin.ClusterStatus, len(clusters))
+	for i, c := range clusters {
+		out[i] = admin.ClusterStatus(c)
+	}
+	return out
+}
+
+// impersonate says to kube what the configuration does.
+func impersonate(c *configs.Impersonate) *kube.Impersonate {
+	if c == nil {
+		return nil
+	}
+	i := &kube.Impersonate{ServiceAccountIssuer: c.ServiceAccountIssuer, Extra: c.Extra}
+	for to, prefix := range map[*string]*string{&i.UsernamePrefix: c.UsernamePrefix, &i.GroupsPrefix: c.GroupsPrefix} {
+		if prefix != nil {
+			*to = *prefix
+		}
+	}
+	return i
+}
+
+// waiting counts what waits for approval.
+func waiting(store gate.Store) int {
+	open, err := store.OpenOperations()
+	if err != nil {
+		return -1
+	}
+	n := 0
+	for _, op := range open {
+		if op.State == approvals.PendingApproval {
+			n++
+		}
+	}
+	return n
+}
+
+// logHead is the newest record.
+func logHead(store *storage.Store) admin.LogStatus {
+	seq, record, err := store.Head()
+	var r struct {
+		Time time.Time `json:"time"`
+	}
+	if err != nil || json.Unmarshal(record, &r) != nil {
+		return admin.LogStatus{}
+	}
+	return admin.LogStatus{Seq: seq, Time: r.Time}
+}
+
+// lastError remembers what was last logged as an error.
+type lastError struct {
+	latest atomic.Pointer[admin.ErrorStatus]
+}
+
+func (l *lastError) last() *admin.ErrorStatus { return l.latest.Load() }
+
+// watch passes everything on.
+func (l *lastError) watch(next slog.Handler) slog.Handler { return errorWatcher{next, l} }
+
+type errorWatcher struct {
+	slog.Handler
+	to *lastError
+}
+
+func (w errorWatcher) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		text := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "err" {
+				text += ": " + a.Value.String()
+			}
+			return true
+		})
+		w.to.latest.Store(&admin.ErrorStatus{Time: r.Time, Message: audit.MaskText(strings.ToValidUTF8(text[:min(len(text), maxError)], ""))})
+	}
+	return w.Handler.Handle(ctx, r)
+}
+
+func (w errorWatcher) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return errorWatcher{w.Handler.WithAttrs(attrs), w.to}
+}
+
+func (w errorWatcher) WithGroup(name string) slog.Handler {
+	return errorWatcher{w.Handler.WithGroup(name), w.to}
+}
+
+// maxError bounds what is kept of it, in bytes.
+const maxError = 2 << 10

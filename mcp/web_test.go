@@ -1,0 +1,275 @@
+package mcp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mcpgo "github.com/mark3labs/mcp-go/mcp"
+)
+
+// An answer may take as long as it likes, in both versions of HTTP; what comes in
+// and what goes out may not.
+func TestNoDeadlineCutsACall(t *testing.T) {
+	const body, chunk = 25 * time.Millisecond, 25 * time.Millisecond
+	for _, version := range []int{1, 2} {
+		for _, method := range []string{http.MethodPost, http.MethodGet} {
+			server := httptest.NewUnstartedServer(timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				for range 3 {
+					fmt.Fprintln(w, "still here")
+					w.(http.Flusher).Flush()
+					select {
+					case <-time.After(2 * (body + chunk)):
+					case <-r.Context().Done():
+						t.Errorf("HTTP/%d %s: the call was cut: %v", version, method, r.Context().Err())
+					}
+				}
+				fmt.Fprintln(w, "done")
+			}), body, chunk))
+			server.EnableHTTP2 = version == 2
+			server.StartTLS()
+			req, err := http.NewRequestWithContext(t.Context(), method, server.URL, strings.NewReader("hello"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // on the same connection
+				resp, err := server.Client().Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				answer, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.ProtoMajor != version || !strings.HasSuffix(string(answer), "done\n") {
+					t.Errorf("HTTP/%d %s: %q, %v", version, method, answer, err)
+				}
+				if req.GetBody != nil {
+					req.Body, _ = req.GetBody()
+				}
+			}
+			server.Close()
+		}
+	}
+}
+
+// Who reads no answer is not written to for ever, and who sends half a message
+// is not waited for.
+func TestSlowClients(t *testing.T) {
+	const within = 200 * time.Millisecond
+	wrote := make(chan error, 1)
+	server := httptest.NewServer(timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			wrote <- err
+			return
+		}
+		piece := bytes.Repeat([]byte("x"), 1<<20)
+		for range 100 {
+			if _, err := w.Write(piece); err != nil {
+				wrote <- err
+				return
+			}
+		}
+		wrote <- nil
+	}), within, within))
+	defer server.Close()
+	for name, request := range map[string]string{
+		"a slow reader": "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"a slow writer": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf",
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, request)
+		select {
+		case err := <-wrote:
+			if err == nil {
+				t.Errorf("%s: all was written to nobody", name)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s holds the server up", name)
+		}
+		conn.Close()
+	}
+}
+
+// However many connections are opened on which nothing is asked, a client that
+// asks something is answered, and one that waits for its answer keeps its place.
+func TestHalfOpen(t *testing.T) {
+	const most = 50
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped := Listener(listener).(*door)
+	wrapped.most = most
+	began, finish := make(chan struct{}), make(chan struct{})
+	web := Web(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			close(began)
+			<-finish
+		}
+		fmt.Fprint(w, "answered")
+	}))
+	go web.Serve(wrapped)
+	defer web.Close()
+	get := func(path string) string {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Get("http://" + listener.Addr().String() + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body)
+		return string(answer)
+	}
+	waiting := make(chan string, 1)
+	go func() { waiting <- get("/wait") }()
+	<-began
+	for i := range 10 * most {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i%2 == 0 {
+			fmt.Fprint(conn, "POST /mcp HTTP/1.1\r\nHost: a\r\n") // and no more
+		}
+		if i%most == 0 {
+			if got := get("/"); got != "answered" {
+				t.Errorf("after %d: %s", i, got)
+			}
+		}
+	}
+	wrapped.mu.Lock()
+	if wrapped.open > most || wrapped.waiting.Len() > most {
+		t.Errorf("%d connections are open, %d wait", wrapped.open, wrapped.waiting.Len())
+	}
+	wrapped.mu.Unlock()
+	close(finish)
+	if got := <-waiting; got != "answered" {
+		t.Errorf("the one that waited: %s", got)
+	}
+}
+
+// A request's head is bounded: no token is that long.
+func TestHeaders(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = Web(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it is served") }))
+	server.Start()
+	defer server.Close()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 2*maxHeaders))
+	if resp, err := http.DefaultClient.Do(req); err == nil { // else the server hung up in the middle
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("%d", resp.StatusCode)
+		}
+	}
+}
+
+// mcp-go loses a notification that it still holds when the answer comes, and sends
+// all of them at the end where the writer cannot flush. Here each arrives, the last
+// one too, and while the call still runs.
+func TestProgressArrives(t *testing.T) {
+	const calls = 100
+	heard, f := make(chan struct{}), newFront(t, func(f *front) {})
+	f.mcp.AddTool(mcpgo.NewTool("probe"), func(ctx context.Context, req mcpgo.CallToolRequest) (*mcpgo.CallToolResult, error) {
+		told := f.progress(ctx, req)
+		told.tell("first")
+		select {
+		case <-heard: // the client has read it
+		case <-time.After(10 * time.Second):
+			t.Error("the first progress does not arrive before the answer")
+		}
+		told.tell("last")
+		told.settle()
+		return mcpgo.NewToolResultText("over"), nil
+	})
+	f.reads["probe"] = true
+	for _, era := range []string{"sessions", "modern"} {
+		var session string
+		if era == "sessions" {
+			session = f.initialize("bot", "2025-11-25")
+		}
+		for i := range calls {
+			var meta, version string
+			if version = "2025-11-25"; session == "" {
+				version, meta = modernVersion, modernMeta+","
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url, strings.NewReader(
+				`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"probe","arguments":{},"_meta":{`+meta+`"progressToken":"mine"}}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range map[string]string{"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Authorization": "Bearer bot",
+				headerSession: session, headerVersion: version, "Mcp-Method": "tools/call", "Mcp-Name": "probe"} {
+				req.Header.Set(name, value)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var events []string
+			for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+				for _, word := range []string{"first", "last", "over", "error"} {
+					if strings.Contains(lines.Text(), word) {
+						events = append(events, word)
+						if word == "first" {
+							heard <- struct{}{}
+						}
+					}
+				}
+			}
+			resp.Body.Close()
+			if got := strings.Join(events, " "); got != "first last over" {
+				t.Fatalf("%s, call %d: %s", era, i, got)
+			}
+		}
+	}
+}
+
+// What mcp-go keeps of a session is forgotten, and the session can be used on.
+func TestIdleSessionsAreForgotten(t *testing.T) {
+	f := newFront(t, func(f *front) { f.forgetAfter = time.Second })
+	id := f.initialize("bot", "2025-06-18")
+	deadline := time.Now().Add(20 * time.Second)
+	for !strings.Contains(f.log.String(), "Sweeping") {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is forgotten")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if r := f.send("bot", `{"jsonrpc":"2.0","id":1,"method":"ping"}`, headerSession, id); r.status != 200 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Many at once, at the edge of the rate: whoever is not served is told to wait, and
+// nothing else happens to it.
+func TestManyClients(t *testing.T) {
+	f := newFront(t, func(f *front) { f.principals = newBuckets(200, 200) })
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			for range 20 {
+				if r := f.call("bot", "list_namespaces", `{}`, ""); r.status != 200 && r.status != 429 {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
