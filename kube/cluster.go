@@ -38,6 +38,8 @@ type Config struct {
 	ServiceAccount string
 	// Impersonate shows the principals to the cluster; nil shows it the server alone.
 	Impersonate *Impersonate
+	// Now tells when a token expires; time.Now where it is nil.
+	Now func() time.Time
 }
 
 // Clusters are the clusters that the server governs. It implements gate.Cluster.
@@ -120,7 +122,7 @@ func connect(config Config, from credential, userAgent string, timeout time.Dura
 	var tokens *minter
 	var err error
 	if config.ServiceAccount != "" {
-		if tokens, err = newMinter(config.ServiceAccount, restConfig); err != nil {
+		if tokens, err = newMinter(config.ServiceAccount, restConfig, config.Now); err != nil {
 			return nil, err
 		}
 		restConfig = rest.AnonymousClientConfig(restConfig)

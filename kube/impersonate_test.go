@@ -249,7 +249,9 @@ func TestEveryRequestImpersonates(t *testing.T) {
 	}
 	// What somebody might build without thinking of it is not sent as the server's own.
 	c := clusters.byName["c"]
-	for _, client := range []interface{ DoRaw(context.Context) ([]byte, error) }{c.reads.Get().AbsPath("/api/v1/secrets"), c.client.Post().AbsPath("/api/v1/secrets").Body([]byte("{}"))} {
+	for _, client := range []interface {
+		DoRaw(context.Context) ([]byte, error)
+	}{c.reads.Get().AbsPath("/api/v1/secrets"), c.client.Post().AbsPath("/api/v1/secrets").Body([]byte("{}"))} {
 		if _, err := client.DoRaw(ctx); !errors.Is(err, gate.ErrNotSent) {
 			t.Errorf("a request that nobody thought of: %v", err)
 		}

@@ -55,7 +55,10 @@ type minter struct {
 }
 
 // newMinter mints with the credential of config.
-func newMinter(account string, config *rest.Config) (*minter, error) {
+func newMinter(account string, config *rest.Config, now func() time.Time) (*minter, error) {
+	if now == nil {
+		now = time.Now
+	}
 	client, err := rest.UnversionedRESTClientFor(config)
 	if err != nil {
 		return nil, err
@@ -70,7 +73,7 @@ func newMinter(account string, config *rest.Config) (*minter, error) {
 		return nil, err
 	}
 	return &minter{
-		account: account, now: time.Now, random: rand.Float64,
+		account: account, now: now, random: rand.Float64,
 		later: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
 		mint: func(ctx context.Context) (string, time.Time, error) {
 			result := client.Post().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name, "token").

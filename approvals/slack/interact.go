@@ -20,9 +20,8 @@ const (
 	// ackWithin is how long an acknowledgement waits for what was clicked to be
 	// stored, so that a person sees when it was not. Slack waits for three seconds.
 	ackWithin = 2500 * time.Millisecond
-	// maxOfOne is how many answers of one person are handled at once: fewer than
-	// there are places, so that nobody keeps the others out.
-	maxOfOne = 24
+	// maxOfOne is how many answers of one person may be waiting.
+	maxOfOne = 500
 	// remember is how long and how many answers are known again when they come twice.
 	rememberFor = 10 * time.Minute
 	remember    = 10_000
@@ -85,7 +84,7 @@ func (s *Slack) fresh(key string) bool {
 // long as an acknowledgement may. The person is told when it fails.
 func (s *Slack) background(ctx context.Context, cb *slackgo.InteractionCallback, f func(ctx context.Context) error) {
 	if !s.begin(cb.User.ID) {
-		s.Log.Warn("somebody clicks faster than it can be handled", "user", approvals.Visible(cb.User.ID))
+		s.Log.Warn("somebody clicks faster than that can be handled", "user", approvals.Visible(cb.User.ID))
 		return
 	}
 	done := make(chan struct{})
@@ -128,7 +127,7 @@ func (s *Slack) handle(ctx context.Context, cb *slackgo.InteractionCallback, f f
 	return f(ctx)
 }
 
-// begin counts what one person has under way.
+// begin counts what one person has waiting.
 func (s *Slack) begin(user string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
