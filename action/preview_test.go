@@ -2,6 +2,7 @@ package action
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 )
@@ -206,4 +207,33 @@ func previewDigest(t *testing.T, previews ...Preview) string {
 		t.Fatal(err)
 	}
 	return digest
+}
+
+// The items of lists are known by their names, whatever their numbers are; one that
+// takes another's place is neither.
+func TestListNames(t *testing.T) {
+	object := func(containers ...any) map[string]any {
+		return map[string]any{"spec": map[string]any{"containers": containers}}
+	}
+	container := func(name, image string) map[string]any { return map[string]any{"name": name, "image": image} }
+	for _, row := range []struct {
+		name         string
+		live, result map[string]any
+		want         map[string]string
+	}{
+		{"a changed item", object(container("web", "1"), container("log", "1")), object(container("web", "1"), container("log", "2")),
+			map[string]string{"/spec/containers/1": "/spec/containers[log]"}},
+		{"a new item", object(container("web", "1")), object(container("web", "1"), container("log", "2")),
+			map[string]string{"/spec/containers/1": "/spec/containers[log]"}},
+		{"an item that goes", object(container("web", "1"), container("log", "1")), object(container("web", "1")),
+			map[string]string{"/spec/containers/1": "/spec/containers[log]"}},
+		{"another in its place", object(container("web", "1")), object(container("log", "1")),
+			map[string]string{"/spec/containers/0": "/spec/containers[web>log]"}},
+		{"items without names", object("a"), object("b"), map[string]string{}},
+		{"no list", map[string]any{"spec": map[string]any{"name": "a"}}, map[string]any{"spec": map[string]any{"name": "b"}}, map[string]string{}},
+	} {
+		if got := NewPreview(row.live, row.result).ListNames(); !maps.Equal(got, row.want) {
+			t.Errorf("%s: %v", row.name, got)
+		}
+	}
 }

