@@ -2,10 +2,13 @@ package gate
 
 import (
 	"errors"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
 )
@@ -100,4 +103,48 @@ func TestLockBeforeTheRequest(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	r.wantSent()
+}
+
+// A lock that is set while a request is refused for the object's having changed
+// stops the next try.
+func TestLockBetweenTries(t *testing.T) {
+	r := newRig(t, askAll)
+	id := r.scale(5).Op
+	r.cluster.refuse = func(action.Action) (error, bool) {
+		r.locks.mu.Lock()
+		r.locks.all = append(r.locks.all, approvals.Lock{ID: "l", Reason: "incident 4711"})
+		r.locks.mu.Unlock()
+		return &APIError{Code: http.StatusConflict, Reason: "Conflict", Message: "the object has been modified"}, false
+	}
+	r.approve(id)
+	if op := r.reaches(id, approvals.Failed); !strings.Contains(op.Reason, "incident 4711") || !slices.Equal(op.Rules, []string{"lock:l"}) {
+		t.Errorf("failed because %q, by %v", op.Reason, op.Rules)
+	}
+	if n := len(r.cluster.executed()); n > 1 {
+		t.Errorf("sent %d times", n)
+	}
+}
+
+// An agent that acts for two people asks twice: what it does for one of them must
+// not be decided by the other, nor be seen or withdrawn for the other.
+func TestAgentOfTwoPeople(t *testing.T) {
+	r := newRig(t, askAll)
+	alice, mallory := bot, bot
+	alice.OnBehalfOf, mallory.OnBehalfOf = "alice", "mallory"
+	const args = `{"namespace":"shop","name":"web","replicas":5}`
+	first, second := r.callAs(alice, "scale_deployment", args), r.callAs(mallory, "scale_deployment", args)
+	if first.Status != Pending || second.Status != Pending || first.Op == second.Op {
+		t.Fatalf("%+v\n%+v", first, second)
+	}
+	if _, err := r.Vote(second.Op, sre("mallory"), approvals.Ballot{Approve: true}); !errors.Is(err, approvals.ErrSelfApproval) {
+		t.Errorf("mallory decides what is done for her: %v", err)
+	}
+	for _, tool := range []string{"get_operation", "cancel_operation"} {
+		if got := r.callAs(mallory, tool, `{"op":"`+first.Op+`"}`); got.Status != Failed || !strings.Contains(got.Reason, "no operation with this id") {
+			t.Errorf("%s: %+v", tool, got)
+		}
+	}
+	if got := r.callAs(mallory, "list_operations", `{}`); strings.Contains(got.Data, first.Op) || !strings.Contains(got.Data, second.Op) {
+		t.Errorf("mallory's agent lists %s", got.Data)
+	}
 }
