@@ -26,7 +26,7 @@ type Principal struct {
 // Agent is who calls, as people are told: where a token makes the person for whom
 // an agent acts its user (RFC 8693), the client is the agent.
 func (p Principal) Agent() string {
-	if p.Client != "" && p.Username == p.OnBehalfOf {
+	if p.Client != "" && p.OnBehalfOf != "" && strings.HasSuffix(p.Username, p.OnBehalfOf) { // it may have a prefix
 		return p.Client
 	}
 	return p.Username

@@ -43,7 +43,7 @@ func writeWord(b *strings.Builder, word []rune) {
 	latin := slices.ContainsFunc(word, func(r rune) bool { return unicode.Is(unicode.Latin, r) })
 	marks, upon := 0, rune(0)
 	for _, r := range word {
-		show := !hidden(r) && !unicode.In(r, rightToLeft...) && !(latin && unicode.In(r, likeLatin...))
+		show := !hidden(r) && !unicode.In(r, rightToLeft...) && (!latin || !unicode.In(r, likeLatin...))
 		if unicode.In(r, unicode.Mn, unicode.Me) {
 			marks++
 			show = show && marks <= 2 && unicode.IsLetter(upon) && !unicode.Is(unicode.Latin, upon)

@@ -138,6 +138,7 @@ issuers: [{url: %q, caFile: %q, kubernetes: true}]
 clusters: [{name: local, kubeconfig: %q}]
 approvers: {operators: {local: ["*"]}}
 approvals: {wait: 100ms}
+limits: {perPrincipal: 10000, perAddress: 10000} # these tests ask faster than agents do
 `, address, audience, world.cluster.Issuer, world.cluster.CA, kubeconfig)}
 	if _, err := os.Stat(filepath.Join(dir, "policy")); err != nil {
 		files["policy/guarded.yaml"] = string(guarded)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -311,5 +312,22 @@ func TestImpersonatedExtras(t *testing.T) {
 	got := fmt.Sprint(who.Username, who.Groups, who.Extra)
 	if want := "idp:jörg[idp:CN=SRE,OU=日本 idp:kubeadm:cluster-admins system:authenticated] map[countersign/client:[bot & co] countersign/issuer:[https://idp.example.com] countersign/on-behalf-of:[bea@example.com]]"; got != want {
 		t.Errorf("the audit log shows %s; want %s", got, want)
+	}
+}
+
+// What docs/clusters.md gives to apply is what a cluster takes.
+func TestClustersPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/clusters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(page, -1)
+	if len(blocks) < 3 {
+		t.Errorf("%d manifests", len(blocks))
+	}
+	for _, block := range blocks {
+		if _, err := world.cluster.Run(t.Context(), string(block[1]), "apply", "--dry-run=client", "--validate=strict", "-f", "-"); err != nil {
+			t.Errorf("%s\n%v", block[1], err)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"countersign/action"
 	"countersign/gate"
 	"countersign/kube"
 	"countersign/tools"
@@ -40,6 +41,7 @@ func TestPatchMeetsWhatWasSeen(t *testing.T) {
 			patch = tool
 		}
 	}
+	caller, sent := &action.Principal{Username: "test"}, 0
 	for _, more := range []string{
 		``, `,{"op":"remove","path":"/metadata/resourceVersion"}`, `,{"op":"replace","path":"/metadata/resourceVersion","value":""}`,
 		`,{"op":"move","from":"/metadata/resourceVersion","path":"/metadata/labels/x"}`, `,{"op":"copy","from":"/metadata/name","path":"/metadata/resourceVersion"}`,
@@ -60,12 +62,13 @@ func TestPatchMeetsWhatWasSeen(t *testing.T) {
 		}
 		a := call.Plan.Actions[0]
 		a.Cluster = "local"
-		seen, err := clusters.Preview(ctx, nil, a, func() string { return "precondition-test" })
+		seen, err := clusters.Preview(ctx, caller, a, func() string { return "precondition-test" })
 		if err != nil {
 			continue // the API server refuses it
 		}
+		sent++
 		annotate("evil.example/backdoor") // between the look and the request
-		_, err = clusters.Execute(ctx, nil, a, "precondition-test", gate.Live{UID: seen.UID(), ResourceVersion: seen.ResourceVersion()})
+		_, err = clusters.Execute(ctx, caller, a, "precondition-test", gate.Live{UID: seen.UID(), ResourceVersion: seen.ResourceVersion()})
 		var refused *gate.APIError
 		if !errors.As(err, &refused) || refused.Code != http.StatusConflict {
 			t.Errorf("with %q: %v", more, err)
@@ -74,5 +77,8 @@ func TestPatchMeetsWhatWasSeen(t *testing.T) {
 		if err != nil || strings.Contains(image, "evil") {
 			t.Errorf("with %q: the image is %s, %v", more, image, err)
 		}
+	}
+	if sent < 2 {
+		t.Errorf("only %d of the patches came as far as the request", sent)
 	}
 }

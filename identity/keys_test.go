@@ -381,6 +381,24 @@ func TestSlowIssuer(t *testing.T) {
 	if d := time.Since(begun); d > askFor+3*time.Second {
 		t.Errorf("it took %s", d)
 	}
+	// Once it is known to be slow, a known key waits for it no more.
+	pass(retryEvery)
+	begun = time.Now()
+	if _, _, err := a.Authenticate(t.Context(), p.long(t, "key-1", p.rsa)); err != nil || time.Since(begun) > time.Second {
+		t.Errorf("a known key waited %s: %v", time.Since(begun), err)
+	}
+}
+
+// One signature has one spelling: the bits that base64 leaves over are zero.
+func TestSpelling(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	good := p.token(t, nil)
+	last := len(good) - 1
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	twin := good[:last] + string(letters[strings.IndexByte(letters, good[last])+1])
+	if _, _, err := authenticator(t, Issuer{URL: p.URL}).Authenticate(t.Context(), twin); !refused(err) {
+		t.Errorf("%v", err)
+	}
 }
 
 // Keys that cannot, or must not, verify a signature are left out, and the others work.

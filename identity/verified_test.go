@@ -75,3 +75,30 @@ func TestVerifiedIsBounded(t *testing.T) {
 		t.Errorf("%d tokens are known", len(v.tokens))
 	}
 }
+
+// What a token is for comes with it, in each form that issuers write it, and again
+// when the token does.
+func TestScopes(t *testing.T) {
+	p := start(t, httptest.NewServer)
+	a := authenticator(t, Issuer{URL: p.URL})
+	for name, row := range map[string]struct {
+		claims map[string]any
+		want   []string
+	}{
+		"none":                   {nil, nil},
+		"scope":                  {map[string]any{"scope": " read  change "}, []string{"read", "change"}},
+		"scp as text":            {map[string]any{"scp": "read change"}, []string{"read", "change"}},
+		"scp as a list":          {map[string]any{"scp": []any{"read", "change"}}, []string{"read", "change"}},
+		"both":                   {map[string]any{"scope": "read", "scp": []any{"change"}}, []string{"read", "change"}},
+		"a number":               {map[string]any{"scope": 7}, nil},
+		"a list with a number":   {map[string]any{"scp": []any{7, "read"}}, []string{"read"}},
+		"a list of several each": {map[string]any{"scp": []any{"read change"}}, []string{"read change"}},
+	} {
+		token := p.token(t, row.claims)
+		for range 2 {
+			if _, got, err := a.Authenticate(t.Context(), token); err != nil || !reflect.DeepEqual(got, row.want) {
+				t.Errorf("%s: %q, %v; want %q", name, got, err, row.want)
+			}
+		}
+	}
+}

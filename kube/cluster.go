@@ -132,7 +132,7 @@ func connect(config Config, from credential, userAgent string, timeout time.Dura
 		restConfig.Wrap(func(next http.RoundTripper) http.RoundTripper { return bearing{next, tokens} })
 	}
 	// One client, and so one pool of connections, for everything but reads.
-	httpClient, err := rest.HTTPClientFor(restConfig)
+	httpClient, err := httpClientFor(restConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,11 @@ func connect(config Config, from credential, userAgent string, timeout time.Dura
 	// that goes away says which requests it has not begun.
 	readConfig := rest.CopyConfig(restConfig)
 	readConfig.NextProtos = []string{"http/1.1"}
-	reads, err := rest.UnversionedRESTClientFor(readConfig)
+	readClient, err := httpClientFor(readConfig)
+	if err != nil {
+		return nil, err
+	}
+	reads, err := rest.UnversionedRESTClientForConfigAndClient(readConfig, readClient)
 	if err != nil {
 		return nil, err
 	}

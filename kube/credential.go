@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,47 @@ func load(config Config) (credential, error) {
 	}
 	return credential{loaded, name}, nil
 }
+
+// httpClientFor makes a client that gives up in time on a plugin too, which client-go
+// runs without a context.
+func httpClientFor(config *rest.Config) (*http.Client, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err == nil && config.ExecProvider != nil {
+		client.Transport = impatient{client.Transport}
+	}
+	return client, err
+}
+
+// impatient does not wait for what outlives a request's context. What comes of it
+// later is not sent: sending looks at the context again.
+type impatient struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t impatient) RoundTrip(req *http.Request) (*http.Response, error) {
+	type answer struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		resp, err := t.next.RoundTrip(req) //nolint:bodyclose // handed on, or closed below
+		done <- answer{resp, err}
+	}()
+	select {
+	case a := <-done:
+		return a.resp, a.err
+	case <-req.Context().Done():
+		go func() {
+			if a := <-done; a.resp != nil {
+				a.resp.Body.Close()
+			}
+		}()
+		return nil, fmt.Errorf("waiting for a credential or an answer: %w", req.Context().Err())
+	}
+}
+
+// WrappedRoundTripper lets client-go find what is below.
+func (t impatient) WrappedRoundTripper() http.RoundTripper { return t.next }
 
 // private refuses a file that everybody may read, or a group write. A group may
 // read: that is how Kubernetes hands a Secret to a pod that does not run as root.

@@ -218,6 +218,45 @@ printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",
 	}
 }
 
+// A plugin that hangs holds up no call for longer than the call may take, and what
+// it gives too late is used for nothing.
+func TestExecPluginHangs(t *testing.T) {
+	arrived := make(chan string, 10)
+	url, ca := tlsServer(t, func(w http.ResponseWriter, r *http.Request) {
+		arrived <- r.Method
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{}`)
+	})
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "plugin"), []byte(`#!/bin/sh
+while test ! -e "$1/go"; do sleep 0.01; done
+printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}'
+`), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	user := fmt.Sprintf(`{exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin, args: [%q], interactiveMode: Never}}`, dir)
+	clusters, err := New([]Config{{Name: "c", Kubeconfig: kubeconfig(t, dir, url, ca, user)}}, "test", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := one(action.Patch)
+	patch.Body, patch.Options.PatchType = map[string]any{}, action.MergePatch
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for _, a := range []action.Action{patch, one(action.Get)} {
+		if _, err := clusters.Execute(ctx, &alice, a, "op.1", gate.Live{}); !errors.Is(err, gate.ErrNotSent) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+	write(t, filepath.Join(dir, "go"), "")
+	if err := get(t, clusters); err != nil { // which waits for the same plugin
+		t.Error(err)
+	}
+	if method := <-arrived; method != http.MethodGet || len(arrived) > 0 {
+		t.Errorf("%s arrived, and %d more", method, len(arrived))
+	}
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

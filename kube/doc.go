@@ -3,6 +3,7 @@
 //
 // It is the only room that imports client-go. It decides nothing: what is sent,
 // when and whether is gate's business. Every request of an operation carries the
-// Audit-ID that gate gives it; besides those the server only asks on its own
-// behalf what a cluster serves (discovery).
+// Audit-ID that gate gives it and, where the cluster is to see them, the name of the
+// principal; besides those the server only asks on its own behalf what a cluster
+// serves (discovery), who it is there, and for its tokens.
 package kube

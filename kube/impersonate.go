@@ -9,7 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -50,7 +50,23 @@ type sender struct {
 	header http.Header
 	// user is the principal's name in the cluster, empty for the server itself.
 	user string
-	left atomic.Bool
+	mu   sync.Mutex
+	left bool
+}
+
+// leaves notes that the request leaves, unless nobody waits for it any more.
+func (s *sender) leaves(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = s.left || ctx.Err() == nil
+	return ctx.Err() == nil
+}
+
+// stayed reports that no request has left, and none will when ctx has ended.
+func (s *sender) stayed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.left
 }
 
 type senderKey struct{}
@@ -178,8 +194,9 @@ func (t *sending) RoundTrip(req *http.Request) (*http.Response, error) {
 			req.Header[name] = slices.Clone(values)
 		}
 	}
-	if s != nil {
-		s.left.Store(true)
+	if s != nil && !s.leaves(req.Context()) {
+		drop(req)
+		return nil, fmt.Errorf("%w: %w", gate.ErrNotSent, req.Context().Err())
 	}
 	return t.next.RoundTrip(req)
 }
@@ -212,7 +229,7 @@ func fault(ctx context.Context, err error) error {
 	}
 	var refused *gate.APIError
 	if !errors.As(err, &refused) {
-		if !s.left.Load() && !errors.Is(err, gate.ErrNotSent) { // a credential that could not be had, say
+		if s.stayed() && !errors.Is(err, gate.ErrNotSent) { // a credential that could not be had, say
 			err = fmt.Errorf("%w: %w", gate.ErrNotSent, err)
 		}
 		return err

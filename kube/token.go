@@ -106,7 +106,7 @@ func (m *minter) get(ctx context.Context) (string, error) {
 		if m.flight == nil && now.Before(m.next) {
 			defer m.mu.Unlock()
 			// Not %w: what the API server said of this request is not about the caller's.
-			return "", fmt.Errorf("%w: there is no token for service account %s: %v", gate.ErrNotSent, m.account, m.failed)
+			return "", fmt.Errorf("%w: there is no token for service account %s: %s", gate.ErrNotSent, m.account, m.failed.Error())
 		}
 		flight := m.begin()
 		m.mu.Unlock()

@@ -189,6 +189,9 @@ func TestReadOnly(t *testing.T) {
 	if err := s.Records(1, func(uint64, []byte) error { n++; return nil }); err != nil || n != 1 {
 		t.Errorf("%d records, %v", n, err)
 	}
+	if seq, record, err := s.Head(); err != nil || seq != 1 || !bytes.HasPrefix(record, []byte(`{"v":1,"seq":1,`)) {
+		t.Errorf("the newest is %d %s, %v", seq, record, err)
+	}
 	if op, err := other.Operation("op"); err != nil || op.ID != "op" {
 		t.Errorf("%+v, %v", op, err)
 	}

@@ -80,6 +80,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return err
 	}
+	authenticator.Log = log
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
@@ -247,6 +248,7 @@ func issuers(config *configs.Config) []identity.Issuer {
 		out[i] = identity.Issuer{
 			URL: c.URL, CAFile: c.CAFile, Algorithms: c.Algorithms, UsernameClaim: c.UsernameClaim,
 			GroupsClaim: c.GroupsClaim, OnBehalfOfClaim: c.OnBehalfOfClaim, Kubernetes: c.Kubernetes,
+			UsernamePrefix: c.UsernamePrefix, GroupsPrefix: c.GroupsPrefix, ClockSkew: *c.ClockSkew,
 		}
 	}
 	return out
