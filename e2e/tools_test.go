@@ -367,6 +367,15 @@ func BenchmarkListOfManyPods(b *testing.B) {
 		{func() ([]byte, error) { return straight(http2) }, `"kind":"Table"`},
 		{func() ([]byte, error) { _, answer, err := agent.Post(ctx, call); return answer, err }, "100 of 500"},
 	}
+	// What a server that has just started, and an API server that has just taken
+	// 5,000 pods, do beside is not what is measured.
+	for range 300 {
+		for _, way := range ways {
+			if _, err := way.send(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 	times := make([][]time.Duration, len(ways))
 	for b.Loop() {
 		for i, way := range ways {
