@@ -255,6 +255,11 @@ func Load(path string) (*Config, error) {
 	if len(documents) > 1 {
 		problems = append(problems, documents[1].Problem(nil, "a second document: a configuration is one"))
 	}
+	for _, problem := range document.Empty() { // begun and not finished is not left out
+		if c.Slack == nil && strings.HasPrefix(problem.Text, `key "slack" `) {
+			problems = append(problems, problem)
+		}
+	}
 	c.check(func(at []any, format string, args ...any) {
 		problems = append(problems, document.Problem(at, format, args...))
 	})
@@ -383,6 +388,7 @@ var (
 	slackUser    = regexp.MustCompile(`^[UW][A-Z0-9]{2,20}$`)
 	slackGroup   = regexp.MustCompile(`^S[A-Z0-9]{2,20}$`)
 	slackChannel = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
+	labelKey     = regexp.MustCompile(`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
 )
 
 // account is the namespace and the name of a service account.
@@ -442,6 +448,9 @@ func (c *Config) checkPeople(report func(at []any, format string, args ...any)) 
 		}
 	}
 	for set, members := range c.Approvers {
+		if len(members.Local)+len(members.Slack)+len(members.SlackGroups)+len(members.Emails) == 0 {
+			report([]any{"approvers", set}, "approver set %s has nobody in it", set)
+		}
 		ids(slackUser, "a Slack user", members.Slack, "approvers", set, "slack")
 		ids(slackGroup, "a Slack user group", members.SlackGroups, "approvers", set, "slackGroups")
 		switch {
@@ -488,6 +497,9 @@ func (c *Config) checkSlack(report func(at []any, format string, args ...any)) {
 	}
 	if !slackChannel.MatchString(s.Channel) {
 		report([]any{"slack", "channel"}, "slack.channel is %q; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About", s.Channel)
+	}
+	if s.ChannelLabel != "" && !labelKey.MatchString(s.ChannelLabel) {
+		report([]any{"slack", "channelLabel"}, "slack.channelLabel is %q; the key of a label is expected, such as example.com/approvals", s.ChannelLabel)
 	}
 	if s.APIURL != "" {
 		if u, err := url.Parse(s.APIURL); err != nil || u.Host == "" || u.Scheme != "https" && !loopback(u) || !strings.HasSuffix(u.Path, "/") {

@@ -247,6 +247,8 @@ func TestMistakes(t *testing.T) {
 		{"everybody as a person", clusters, clusters + "people:\n- {name: a, local: [\"*\"], principals: [\"\"]}\n", []string{`10: "*" is no account of one person`, `10: "" is no account of one person`}},
 		{"one account of two people", clusters, clusters + "people:\n- {name: Anna, local: [a], principals: [anna@example.com]}\n- {name: Ann, local: [b], principals: [Anna@example.com]}\n- {name: a, local: [c], principals: [a]}\n", []string{
 			"11: principals Anna@example.com stands there already, as an account of Anna: write all accounts of a person in one place"}},
+		{"Slack begun and left", clusters, clusters + "slack:\n", []string{`9: key "slack" is empty: fill it in or leave it out`}},
+		{"an approver set of nobody", clusters, clusters + "approvers: {sre: {}}\n", []string{"9: approver set sre has nobody in it"}},
 		{"Slack with nothing", clusters, clusters + "slack: {}\n", []string{
 			"9: slack.botTokenFile is missing: a file with the token of the app's bot, xoxb-...", "9: slack needs either appTokenFile (Socket Mode) or signingSecretFile (signed HTTP)",
 			`9: slack.channel is ""; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About`}},

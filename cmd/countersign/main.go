@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -111,6 +112,9 @@ func configCommand() *cobra.Command {
 			}
 			for _, warning := range warnings(c.Policy, set) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: "+warning)
+			}
+			if _, err := newSlack(c, nil, nil, nil, slog.New(slog.DiscardHandler)); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: as things are on this machine, the server would not start: "+err.Error())
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good; policy %s\n", args[0], set.Digest())
 			return err
