@@ -20,7 +20,7 @@ import (
 // (Cyrillic or Greek ones within a Latin word) become \u{XXXX}. Line breaks become
 // visible too; a caller that wants several lines splits first.
 func Visible(s string) string {
-	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= unicode.MaxASCII }) {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
 	}
 	var b strings.Builder
@@ -36,10 +36,24 @@ func Visible(s string) string {
 	return b.String()
 }
 
-func inWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsMark(r) }
+func inWord(r rune) bool {
+	if r < unicode.MaxASCII {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+	}
+	return unicode.IsLetter(r) || unicode.IsMark(r)
+}
+
+// plain are the characters of ASCII that are seen.
+func plain(r rune) bool { return ' ' <= r && r < unicode.MaxASCII }
 
 // writeWord writes letters that stand together, or one other character.
 func writeWord(b *strings.Builder, word []rune) {
+	if !slices.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
+		for _, r := range word {
+			b.WriteByte(byte(r))
+		}
+		return
+	}
 	latin := slices.ContainsFunc(word, func(r rune) bool { return unicode.Is(unicode.Latin, r) })
 	marks, upon := 0, rune(0)
 	for _, r := range word {
