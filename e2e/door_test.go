@@ -53,7 +53,7 @@ func TestFrontDoor(t *testing.T) {
 		}
 	}
 
-	s.reconfigure("approvals:", "scopes: {read: \"c:read\", change: \"c:change\"}\nlimits: {perPrincipal: 5}\napprovals:")
+	s.reconfigure("limits: {perPrincipal: 10000", "scopes: {read: \"c:read\", change: \"c:change\"}\nlimits: {perPrincipal: 5")
 	const list = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_namespaces","arguments":{},` + modern + `}}`
 	headers := map[string]string{"Mcp-Method": "tools/call", "Mcp-Name": "list_namespaces"}
 	if r := s.send(world.token, "", "2026-07-28", headers, list); r.status != 403 || !strings.Contains(r.challenge, `error="insufficient_scope", scope="c:read"`) {
