@@ -94,7 +94,7 @@ func serve(t *testing.T) *served {
 	t.Helper()
 	who, err := user.Current()
 	if err != nil {
-		t.Skip(err)
+		t.Skip(err) // without a name there is nobody to be in a set
 	}
 	body := map[string]any{"data": map[string]any{"password": "hunter2"}}
 	op := func(id, set string, age time.Duration) approvals.Operation {

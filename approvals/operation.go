@@ -142,8 +142,8 @@ type Ballot struct {
 	Grant bool `json:"grant,omitempty"`
 }
 
-// maxReason bounds a person's reason, in characters.
-const maxReason = 1000
+// MaxReason bounds a person's reason, in characters.
+const MaxReason = 1000
 
 // Errors that a caller may branch on. Each is a refusal that changes nothing.
 var (
@@ -192,8 +192,8 @@ func (op Operation) Vote(p Person, b Ballot, now time.Time) (Operation, error) {
 		return op, fmt.Errorf("%w: %s", ErrVoted, p.Name)
 	case strings.TrimSpace(b.Reason) == "" && (!b.Approve || op.ReasonRequired(p)):
 		return op, fmt.Errorf("%w required: say why (--reason on the command line)", ErrReason)
-	case utf8.RuneCountInString(b.Reason) > maxReason:
-		return op, fmt.Errorf("%w too long: say it in %d characters", ErrReason, maxReason)
+	case utf8.RuneCountInString(b.Reason) > MaxReason:
+		return op, fmt.Errorf("%w too long: say it in %d characters", ErrReason, MaxReason)
 	case b.Grant && (!b.Approve || op.GrantFor == 0):
 		return op, fmt.Errorf("%w: %s", ErrNotGrantable, op.ID)
 	}

@@ -169,7 +169,7 @@ func TestLongReason(t *testing.T) {
 		reason string
 		want   error
 	}{
-		{strings.Repeat("ü", maxReason), nil}, {strings.Repeat("ü", maxReason+1), ErrReason}, {strings.Repeat(" ", maxReason) + "x", ErrReason},
+		{strings.Repeat("ü", MaxReason), nil}, {strings.Repeat("ü", MaxReason+1), ErrReason}, {strings.Repeat(" ", MaxReason) + "x", ErrReason},
 	} {
 		for _, approve := range []bool{true, false} {
 			if _, err := pending().Vote(person("bea", "sre"), Ballot{Approve: approve, Reason: row.reason}, noon); !errors.Is(err, row.want) {

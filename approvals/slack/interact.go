@@ -215,7 +215,7 @@ func (s *Slack) clicked(ctx context.Context, cb *slackgo.InteractionCallback, a 
 	if err := s.mine(cb, op.ID); err != nil {
 		return err
 	}
-	m := meta{Op: op.ID, Channel: cb.Container.ChannelID, Timestamp: cb.Container.MessageTs}
+	m := meta{Op: op.ID, Channel: cb.Container.ChannelID}
 	kind := a.ActionID == actionApproveKind
 	switch a.ActionID {
 	case actionReview:
