@@ -4,6 +4,8 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"countersign/action"
 )
 
@@ -33,7 +35,9 @@ const (
 	ConfigChanged     = "config.changed"
 	SessionStarted    = "session.started"
 	SessionEnded      = "session.ended"
-	RateLimited       = "rate.limited" // more requests than one caller may send
+	RateLimited       = "rate.limited"   // more requests than one caller may send
+	LogCheckpoint     = "log.checkpoint" // a checkpoint was put where this server cannot take it back
+	LogPruned         = "log.pruned"     // what was too old was taken out
 )
 
 // The outcomes of a Record.
@@ -63,12 +67,18 @@ type Record struct {
 	Source    *Source           `json:"source,omitempty"`
 	Tool      *Tool             `json:"tool,omitempty"`
 	Actions   []Action          `json:"actions,omitempty"`
-	Policy    *Policy           `json:"policy,omitempty"`
-	Approval  *Approval         `json:"approval,omitempty"`
-	Payload   *Payload          `json:"payload,omitempty"`
-	Error     *Error            `json:"error,omitempty"`
+	// MoreActions counts those that did not fit.
+	MoreActions int       `json:"more_actions,omitempty"`
+	Policy      *Policy   `json:"policy,omitempty"`
+	Approval    *Approval `json:"approval,omitempty"`
+	Payload     *Payload  `json:"payload,omitempty"`
+	Error       *Error    `json:"error,omitempty"`
 	// Evidence is what reconciliation saw, on exec.reconciled.
 	Evidence *Evidence `json:"evidence,omitempty"`
+	// Checkpoint is what was anchored, on log.checkpoint.
+	Checkpoint *Anchored `json:"checkpoint,omitempty"`
+	// Pruned is what was taken out, on log.pruned.
+	Pruned *Pruned `json:"pruned,omitempty"`
 	// End is how a session ended, on session.ended.
 	End *SessionEnd `json:"end,omitempty"`
 	// Node is the host name of the server that wrote the record.
@@ -160,6 +170,30 @@ type Approval struct {
 type Payload struct {
 	SHA256 string `json:"sha256"` // hex
 	Bytes  int    `json:"bytes"`
+	// Sealed is, in hex, the HMAC-SHA256 of what the payload was before it was
+	// masked, where that is kept for auditors. The HMAC's key lies in the sealed
+	// payload: a plain hash would let everybody try out guesses.
+	Sealed string `json:"sealed,omitempty"`
+}
+
+// Anchored is a checkpoint and where it was put.
+type Anchored struct {
+	Size uint64 `json:"size"`
+	// Note is the checkpoint with its signatures.
+	Note    string   `json:"note"`
+	Anchors []string `json:"anchors,omitempty"`
+	Failed  []string `json:"failed,omitempty"`
+}
+
+// Pruned is what retention took out of a log: all payloads before one record and
+// all records before another. Their hashes stay.
+type Pruned struct {
+	PayloadsBefore uint64 `json:"payloads_before,omitempty"` // seq
+	RecordsBefore  uint64 `json:"records_before,omitempty"`  // seq
+	// Edge are the hashes that stand for the records that are gone, base64, so that
+	// what is left can be checked against a checkpoint: the roots of the perfect
+	// subtrees of a tree of RecordsBefore-1 leaves, the largest first.
+	Edge []tlog.Hash `json:"edge,omitempty"`
 }
 
 // Error is what went wrong. Its message is masked like everything else.

@@ -72,7 +72,7 @@ func (g *Gate) ask(ctx context.Context, c *call) Result {
 		g.findChannel(ctx, c, &op)
 		requested := g.requestedEntry(op)
 		err = g.commit(Batch{
-			Entries:    append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.decision), requested),
+			Entries:    append(c.intent, g.decidedEntry(c.op, c.Principal, c.Session, c.Tool, c.decision), requested),
 			Operations: []approvals.Operation{op},
 			Question:   &Question{Key: key, Op: op.ID, Was: was},
 		})
@@ -104,7 +104,7 @@ func (g *Gate) coolingDown(c *call, asked approvals.Operation) Result {
 
 // join makes a repeated call wait for the question that is already open.
 func (g *Gate) join(ctx context.Context, c *call, asked approvals.Operation) Result {
-	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.decision)
+	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.Tool, c.decision)
 	decided.Record.Approval = &audit.Approval{State: string(asked.State), PlanDigest: c.planDigest, Reason: "joins operation " + asked.ID}
 	if err := g.commit(Batch{Entries: append(c.intent, decided)}); err != nil {
 		return g.unrecorded(c, err)
@@ -279,9 +279,9 @@ func (g *Gate) operationCall(ctx context.Context, c *call) Result {
 	if err == nil && callerOf(op.Principal) != callerOf(c.Principal) {
 		err = ErrNotFound
 	}
-	intent := g.record(audit.ToolIntent, c.Operation.ID, c.Principal, c.Session)
+	intent := g.record(audit.ToolIntent, c.Operation.ID, c.Principal, c.Session, c.Tool)
 	intent.Source, intent.Outcome = &c.Source, audit.Success
-	intent.Tool = &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	intent.Tool.Args = maskedArgs(c.Args)
 	if err != nil {
 		intent.Op, intent.Outcome, intent.Error = c.op, audit.Denied, recordError(err)
 	}
@@ -328,8 +328,8 @@ func (g *Gate) listOperations(c *call) Result {
 		}
 		return len(lines) < maxListed && searched < maxSearched
 	})
-	intent := g.record(audit.ToolIntent, c.op, c.Principal, c.Session)
-	intent.Source, intent.Outcome, intent.Tool = &c.Source, audit.Success, &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	intent := g.record(audit.ToolIntent, c.op, c.Principal, c.Session, c.Tool)
+	intent.Source, intent.Outcome, intent.Tool.Args = &c.Source, audit.Success, maskedArgs(c.Args)
 	if err != nil {
 		intent.Outcome, intent.Error = audit.Failure, recordError(err)
 	}

@@ -133,7 +133,7 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 	results, err := g.execute(ctx, as, op.Plan, ids, previews, unlocked, func(i int, moved bool) (string, error) {
 		return g.again(ctx, as, op, previews, i, moved, still)
 	})
-	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Plan, ids, results, err, start)
+	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Tool, op.Plan, ids, results, err, start)
 	op.Done = len(results)
 	state := approvals.Succeeded
 	text, renderErr := g.find(op.Tool).Render(responses(op.Plan, results))
@@ -172,7 +172,7 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 		// A crash before this commit leaves EXECUTING: the next start looks at
 		// the live object and records what it finds.
 		// It has no time limit: there is nothing better to do than to store it.
-		err = g.Store.Commit(context.Background(), Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
+		err = g.store(context.Background(), Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
 	}
 	if err != nil {
 		g.Log.Error("storing an outcome", "op", op.ID, "err", err)

@@ -65,10 +65,12 @@ type Batch struct {
 	Unlocks []string
 }
 
-// Entry is a record and, where it has one, the payload that it commits to.
+// Entry is a record and, where it has one, the payload that it commits to: masked,
+// and sealed for auditors as it was before.
 type Entry struct {
 	Record  audit.Record
 	Payload []byte
+	Sealed  []byte
 }
 
 // Question joins a principal's identical calls to one pending operation.
@@ -402,7 +404,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 	if broken != nil {
 		return g.unrecorded(c, broken)
 	}
-	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, ids, results, err, c.start)
+	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Tool, c.Plan, ids, results, err, c.start)
 	outcome.Record.Actions = append(outcome.Record.Actions, c.notSent()...)
 	var text string
 	if err == nil {
@@ -439,7 +441,7 @@ func (g *Gate) change(ctx context.Context, c *call, op approvals.Operation, gran
 		return g.notBegun(c, errBusy), nil
 	}
 	ids := newAuditIDs(c.op, len(c.Plan.Actions))
-	decided, started := g.decidedEntry(c.op, c.Principal, c.Session, c.decision), g.startedEntry(op, ids, c.asked.Previews)
+	decided, started := g.decidedEntry(c.op, c.Principal, c.Session, c.Tool, c.decision), g.startedEntry(op, ids, c.asked.Previews)
 	b := Batch{Operations: []approvals.Operation{op}}
 	if grant != nil {
 		// The use is counted in the commit that starts it, so that nothing starts
@@ -507,6 +509,12 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 func (g *Gate) commit(b Batch) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
+	return g.store(ctx, b)
+}
+
+// store is commit for those who have their own limit of time.
+func (g *Gate) store(ctx context.Context, b Batch) error {
+	b.Entries = split(b.Entries)
 	err := g.Store.Commit(ctx, b)
 	if err == nil {
 		for _, op := range b.Operations {

@@ -52,8 +52,7 @@ func (g *Gate) stillAllowed(c *call, op approvals.Operation, previews []action.P
 
 // grantEntry records that a grant was given or taken back.
 func (g *Gate) grantEntry(recordType string, grant approvals.Grant) Entry {
-	r := g.record(recordType, grant.Op, grant.Principal, "")
-	r.Tool = &audit.Tool{Name: grant.Tool}
+	r := g.record(recordType, grant.Op, grant.Principal, "", grant.Tool)
 	r.Outcome = audit.Success
 	r.Approval = &audit.Approval{Grant: grant.ID, By: grant.By(), Expires: grant.Expires.UTC()}
 	for _, k := range grant.Kinds {

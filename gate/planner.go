@@ -245,7 +245,7 @@ func (g *Gate) answer(c *call) Result {
 
 // readOutcome tells how a call ended that did nothing but read while it was planned.
 func (g *Gate) readOutcome(c *call, err error) Entry {
-	e := g.outcomeEntry(c.op, c.Principal, c.Session, action.Plan{}, nil, nil, err, c.start)
+	e := g.outcomeEntry(c.op, c.Principal, c.Session, c.Tool, action.Plan{}, nil, nil, err, c.start)
 	e.Record.Actions = append(c.actions, c.notSent()...)
 	return e
 }

@@ -19,9 +19,12 @@ import (
 )
 
 // record starts a Record with what all of them carry.
-func (g *Gate) record(recordType, op string, p action.Principal, session string) audit.Record {
+func (g *Gate) record(recordType, op string, p action.Principal, session, tool string) audit.Record {
 	r := g.serverRecord(recordType)
 	r.Op, r.Principal, r.Session = op, &p, session
+	if tool != "" {
+		r.Tool = &audit.Tool{Name: tool}
+	}
 	return r
 }
 
@@ -43,6 +46,25 @@ func recordPolicy(d policy.Decision) *audit.Policy {
 	return p
 }
 
+// split makes several records of one that tells of too many Actions for a leaf. The
+// first has the payload.
+func split(entries []Entry) []Entry {
+	if !slices.ContainsFunc(entries, func(e Entry) bool { return len(e.Record.Actions) > audit.MaxActions }) {
+		return entries
+	}
+	var out []Entry
+	for _, e := range entries {
+		for i, r := range audit.Split(e.Record, newID) {
+			if i == 0 {
+				out = append(out, Entry{r, e.Payload, e.Sealed})
+			} else {
+				out = append(out, Entry{Record: r})
+			}
+		}
+	}
+	return out
+}
+
 // withPayload stores data beside the record and commits to it.
 func withPayload(r audit.Record, v any) Entry {
 	data, err := json.Marshal(v)
@@ -55,9 +77,9 @@ func withPayload(r audit.Record, v any) Entry {
 }
 
 func (g *Gate) intentEntry(c *call) Entry {
-	r := g.record(audit.ToolIntent, c.op, c.Principal, c.Session)
+	r := g.record(audit.ToolIntent, c.op, c.Principal, c.Session, c.Tool)
 	r.Source = &c.Source
-	r.Tool = &audit.Tool{Name: c.Tool, Args: maskedArgs(c.Args)}
+	r.Tool.Args = maskedArgs(c.Args)
 	r.Actions = recordActions(c.Plan, nil, nil)
 	if c.Plan.ReadOnly() {
 		return Entry{Record: r}
@@ -78,7 +100,7 @@ func (g *Gate) plannedEntry(c *call) Entry {
 
 // decidedRead is a decision together with the requests that follow it at once.
 func (g *Gate) decidedRead(c *call, plan action.Plan, ids []string, d policy.Decision) Entry {
-	e := g.decidedEntry(c.op, c.Principal, c.Session, d)
+	e := g.decidedEntry(c.op, c.Principal, c.Session, c.Tool, d)
 	e.Record.Actions = recordActions(plan, ids, nil)
 	return e
 }
@@ -88,8 +110,8 @@ func maskedArgs(args map[string]any) map[string]any {
 	return masked
 }
 
-func (g *Gate) decidedEntry(op string, p action.Principal, session string, d policy.Decision) Entry {
-	r := g.record(audit.PolicyDecided, op, p, session)
+func (g *Gate) decidedEntry(op string, p action.Principal, session, tool string, d policy.Decision) Entry {
+	r := g.record(audit.PolicyDecided, op, p, session, tool)
 	if d.Digest == "" {
 		d.Digest = r.Policy.Digest
 	}
@@ -101,7 +123,7 @@ func (g *Gate) decidedEntry(op string, p action.Principal, session string, d pol
 // startedEntry says that requests are about to be sent, who agreed to them, and
 // which objects they are to meet, where that was looked at.
 func (g *Gate) startedEntry(op approvals.Operation, ids []string, previews []action.Preview) Entry {
-	r := g.record(audit.ExecStarted, op.ID, op.Principal, op.Session)
+	r := g.record(audit.ExecStarted, op.ID, op.Principal, op.Session, op.Tool)
 	r.Outcome = audit.Pending
 	r.Actions = recordActions(op.Plan, ids, nil)
 	for i, p := range previews {
@@ -115,8 +137,8 @@ func (g *Gate) startedEntry(op approvals.Operation, ids []string, previews []act
 
 // outcomeEntry tells how the requests of a plan ended. results are those that
 // succeeded; err is why the next one did not.
-func (g *Gate) outcomeEntry(op string, p action.Principal, session string, plan action.Plan, ids []string, results []Response, err error, start time.Time) Entry {
-	r := g.record(audit.ExecOutcome, op, p, session)
+func (g *Gate) outcomeEntry(op string, p action.Principal, session, tool string, plan action.Plan, ids []string, results []Response, err error, start time.Time) Entry {
+	r := g.record(audit.ExecOutcome, op, p, session, tool)
 	r.Outcome = audit.Success
 	r.DurationMS = g.Now().Sub(start).Milliseconds()
 	r.Actions = recordActions(plan, ids, results)
@@ -141,8 +163,7 @@ func (g *Gate) outcomeEntry(op string, p action.Principal, session string, plan 
 }
 
 func (g *Gate) approvalEntry(recordType string, op approvals.Operation) Entry {
-	r := g.record(recordType, op.ID, op.Principal, op.Session)
-	r.Tool = &audit.Tool{Name: op.Tool}
+	r := g.record(recordType, op.ID, op.Principal, op.Session, op.Tool)
 	r.Actions = recordActions(op.Plan, nil, nil)
 	r.Approval = &audit.Approval{
 		State: string(op.State), By: op.By(), Reason: op.Reason,
@@ -247,7 +268,7 @@ func (g *Gate) PolicyChanged(digest string, why error) {
 
 // Refused records an authenticated caller's request that never became a call.
 func (g *Gate) Refused(p action.Principal, source audit.Source, why error) {
-	r := g.record(audit.CallRefused, "", p, "")
+	r := g.record(audit.CallRefused, "", p, "", "")
 	r.Source, r.Outcome, r.Error = &source, audit.Denied, &audit.Error{Type: "protocol", Message: audit.MaskText(why.Error())}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing a refused request", "err", err)
@@ -267,7 +288,7 @@ func (g *Gate) RateLimited(p *action.Principal, source audit.Source, why error) 
 // SessionStarted records that the first call of a session came. Calls are on
 // record one by one: a store that does not take this refuses the call as well.
 func (g *Gate) SessionStarted(p action.Principal, source audit.Source, session string) {
-	r := g.record(audit.SessionStarted, "", p, session)
+	r := g.record(audit.SessionStarted, "", p, session, "")
 	r.Source, r.Outcome = &source, audit.Success
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		g.Log.Error("storing the start of a session", "err", err)
@@ -287,7 +308,7 @@ func (g *Gate) SessionsEnded(sessions []Session) {
 	for some := range slices.Chunk(sessions, 500) {
 		var b Batch
 		for _, s := range some {
-			r := g.record(audit.SessionEnded, "", s.Principal, s.ID)
+			r := g.record(audit.SessionEnded, "", s.Principal, s.ID, "")
 			r.End, r.Outcome, r.DurationMS = &s.End, audit.Success, s.Last.Sub(s.First).Milliseconds()
 			b.Entries = append(b.Entries, Entry{Record: r})
 		}

@@ -69,9 +69,8 @@ func waitStep(op string) string {
 
 // malformed answers a call that cannot be understood, and records it.
 func (g *Gate) malformed(c *call, err error) Result {
-	r := g.record(audit.CallRefused, c.op, c.Principal, c.Session)
+	r := g.record(audit.CallRefused, c.op, c.Principal, c.Session, c.Tool)
 	r.Source, r.Outcome, r.Error = &c.Source, audit.Denied, recordError(err)
-	r.Tool = &audit.Tool{Name: c.Tool}
 	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
 		return g.unrecorded(c, err)
 	}
@@ -87,8 +86,8 @@ func (g *Gate) deny(c *call, d policy.Decision) Result {
 	c.decision = d
 	op := g.newOperation(c, approvals.Denied)
 	op.Plan = withoutBodies(op.Plan) // nobody sends it, and whoever is denied may ask again and again
-	decided := g.decidedEntry(c.op, c.Principal, c.Session, d)
-	decided.Record.Actions = c.notSent()
+	decided := g.decidedEntry(c.op, c.Principal, c.Session, c.Tool, d)
+	decided.Record.Actions = append(recordActions(op.Plan, nil, nil), c.notSent()...)
 	entries = append(entries, decided)
 	if err := g.commit(Batch{Entries: entries, Operations: []approvals.Operation{op}}); err != nil {
 		return g.unrecorded(c, err)
@@ -99,7 +98,7 @@ func (g *Gate) deny(c *call, d policy.Decision) Result {
 // notBegun answers what ends before anything is changed: a preview that
 // failed, because the API server refuses it or cannot be asked, or no room for it.
 func (g *Gate) notBegun(c *call, err error) Result {
-	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Plan, nil, nil, err, c.start)
+	outcome := g.outcomeEntry(c.op, c.Principal, c.Session, c.Tool, c.Plan, nil, nil, err, c.start)
 	if err := g.commit(Batch{Entries: append(c.intent, outcome)}); err != nil {
 		return g.unrecorded(c, err)
 	}

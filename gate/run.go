@@ -105,7 +105,7 @@ func (g *Gate) lost(op approvals.Operation) (approvals.Operation, error) {
 		return op, err
 	}
 	op.Reason = "the server stopped between sending the request and recording its outcome"
-	r := g.record(audit.ExecUnknown, op.ID, op.Principal, op.Session)
+	r := g.record(audit.ExecUnknown, op.ID, op.Principal, op.Session, op.Tool)
 	r.Outcome, r.Actions = audit.Unknown, recordActions(op.Plan, nil, nil)
 	r.Error = &audit.Error{Type: "interrupted", Message: op.Reason}
 	return op, g.commit(Batch{Entries: []Entry{{Record: r}}, Operations: []approvals.Operation{op}})
@@ -151,7 +151,7 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.
 		op, err := g.move(op, approvals.Reconciled)
 		op.Evidence = found.Result
 		op.Reason = found.Detail
-		r := g.record(audit.ExecReconciled, op.ID, op.Principal, op.Session)
+		r := g.record(audit.ExecReconciled, op.ID, op.Principal, op.Session, op.Tool)
 		r.Actions, r.Evidence = recordActions(op.Plan, nil, nil), &found
 		r.Outcome = map[string]string{Applied: audit.Success, NotApplied: audit.Failure, Undeterminable: audit.Unknown}[found.Result]
 		return op, Batch{Entries: []Entry{{Record: r}}}, err
@@ -281,7 +281,7 @@ func (g *Gate) end(op approvals.Operation, state approvals.State, reason string,
 
 func (g *Gate) endDenied(op approvals.Operation, d policy.Decision) error {
 	op.Rules = d.Rules
-	return g.end(op, approvals.Denied, d.Reason, g.decidedEntry(op.ID, op.Principal, op.Session, d))
+	return g.end(op, approvals.Denied, d.Reason, g.decidedEntry(op.ID, op.Principal, op.Session, op.Tool, d))
 }
 
 // askAgain makes an approved operation STALE and asks the same anew, with what

@@ -40,12 +40,8 @@ func openKey(path string, fresh bool) (*sealer, error) {
 	if len(key) != keyBytes {
 		return nil, fmt.Errorf("reading the store's key %s: it has %d bytes instead of %d; put back the right one", path, len(key), keyBytes)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
+	if err := private(path); err != nil {
 		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the store's key %s may be read by others (mode %04o): chmod 600 it", path, info.Mode().Perm())
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -56,6 +52,15 @@ func openKey(path string, fresh bool) (*sealer, error) {
 		return nil, err
 	}
 	return &sealer{key: key, aead: aead}, nil
+}
+
+// private is an error unless the key is for its owner only.
+func private(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		err = fmt.Errorf("the store's key %s may be read by others (mode %04o): chmod 600 it", path, info.Mode().Perm())
+	}
+	return err
 }
 
 // writeKey makes the key durable before anything is sealed with it.

@@ -1,12 +1,14 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,9 +24,15 @@ import (
 
 // The buckets of the file.
 var (
-	bucketMeta       = []byte("meta")       // "format" -> the text below, "key" -> what the key makes of a known text
-	bucketRecords    = []byte("records")    // seq, big-endian -> the record's JSON bytes
-	bucketPayloads   = []byte("payloads")   // seq, big-endian -> the payload that the record commits to
+	// "format" -> the text below, "key" -> what the key makes of a known text,
+	// "verifier" -> the public key of the log, "checkpoint" -> its newest checkpoint
+	bucketMeta        = []byte("meta")
+	bucketRecords     = []byte("records")     // seq, big-endian -> the record's JSON bytes, a leaf of the tree
+	bucketHashes      = []byte("hashes")      // seq -> the leaf's hash and those of the subtrees that it completes
+	bucketCheckpoints = []byte("checkpoints") // size, big-endian -> a checkpoint that was anchored
+	bucketPayloads    = []byte("payloads")    // seq -> the masked payload that the record commits to, zstd
+	bucketSealed      = []byte("sealed")      // seq -> the unmasked payload, for auditors
+	bucketIndex       = []byte("index")       // block of records, big-endian -> what they are found by; see index.go
 	bucketOperations = []byte("operations") // id -> sealed JSON
 	bucketOpen       = []byte("open")       // id of every operation that is not closed -> nothing
 	bucketQuestions  = []byte("questions")  // keyed hash of the question's key -> operation id
@@ -36,12 +44,12 @@ var (
 
 // buckets are all of them.
 var buckets = [][]byte{
-	bucketMeta, bucketRecords, bucketPayloads, bucketOperations, bucketOpen, bucketQuestions,
+	bucketMeta, bucketRecords, bucketHashes, bucketCheckpoints, bucketPayloads, bucketSealed, bucketIndex, bucketOperations, bucketOpen, bucketQuestions,
 	bucketGrants, bucketLocks, bucketDeliveries, bucketUntold,
 }
 
 // format is the version of the layout. A file of another format is not opened.
-const format = "countersign/1"
+const format = "countersign/2"
 
 const (
 	// maxQueue bounds the commits that wait for the writer.
@@ -62,6 +70,8 @@ var ErrLocked = errors.New("another process has the file open; is a server runni
 type Store struct {
 	db        *bbolt.DB
 	seal      *sealer
+	signer    *signer
+	log       logEnd // the writer's own
 	queue     chan *commit
 	closing   chan struct{}
 	writer    sync.WaitGroup
@@ -72,6 +82,7 @@ type Store struct {
 
 type commit struct {
 	batch gate.Batch
+	lines []line     // of batch.Entries
 	done  chan error // buffered
 }
 
@@ -84,10 +95,15 @@ type Options struct {
 	// Messenger keeps note of what a messenger, such as Slack, has still to be
 	// told. Without one the notes would only grow.
 	Messenger bool
+	// Origin is the name of a log that is begun, as checkpoints have it (C2SP
+	// tlog-checkpoint): a URL without its scheme is usual. A log keeps the one that
+	// it was begun with.
+	Origin string
 }
 
-// Open opens the file, or makes it together with its key (path + ".key", mode
-// 0600). Only one process can have it open; another gets ErrLocked.
+// Open opens the file, or makes it together with its key (path + ".key") and the
+// key that signs the log (audit.key, and audit.pub for everybody), both of mode
+// 0600. Only one process can have it open; another gets ErrLocked.
 func Open(path string, opts Options) (s *Store, err error) {
 	defer func() {
 		if r := recover(); r != nil { // bbolt's way to report a damaged page
@@ -107,7 +123,7 @@ func Open(path string, opts Options) (s *Store, err error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	s = &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{}), messenger: opts.Messenger, untold: make(chan struct{}, 1)}
-	if err := s.prepare(path, opts.ReadOnly); err != nil {
+	if err := s.prepare(path, opts); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
@@ -117,9 +133,9 @@ func Open(path string, opts Options) (s *Store, err error) {
 	return s, nil
 }
 
-func (s *Store) prepare(path string, readOnly bool) error {
+func (s *Store) prepare(path string, opts Options) error {
 	var fresh bool
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.view(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
 			if name, _ := tx.Cursor().First(); name != nil {
@@ -129,14 +145,14 @@ func (s *Store) prepare(path string, readOnly bool) error {
 			return nil
 		}
 		if got := string(meta.Get([]byte("format"))); got != format {
-			return fmt.Errorf("the file has format %q; this version reads %q", got, format)
+			return fmt.Errorf("the file has format %q; this version reads %q: begin a new log in another folder, and keep the file with the version that wrote it", got, format)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if fresh && readOnly {
+	if fresh && opts.ReadOnly {
 		return errors.New("the file holds no log")
 	}
 	if s.seal, err = openKey(path+".key", fresh); err != nil {
@@ -144,27 +160,44 @@ func (s *Store) prepare(path string, readOnly bool) error {
 	}
 	keyCheck := s.seal.mac("key check")
 	if !fresh {
-		err := s.db.View(func(tx *bbolt.Tx) error {
+		err := s.view(func(tx *bbolt.Tx) error {
 			if !hmac.Equal(tx.Bucket(bucketMeta).Get([]byte("key")), keyCheck) {
 				return fmt.Errorf("the store's key %s.key is not the one that the file was made with; put back the right one", path)
 			}
 			return nil
 		})
-		if err != nil || readOnly {
+		if err != nil || opts.ReadOnly {
 			return err
 		}
 	}
+	if s.signer, err = openSigner(filepath.Dir(path), fresh, cmp.Or(opts.Origin, "countersign")); err != nil {
+		return err
+	}
+	if !fresh {
+		return s.view(s.takeUp)
+	}
 	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range buckets { // an older version may have made fewer
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
 		}
-		if err := tx.Bucket(bucketMeta).Put([]byte("key"), keyCheck); err != nil {
+		if err := s.begin(tx); err != nil {
 			return err
 		}
-		return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(meta.Put([]byte("key"), keyCheck), meta.Put([]byte("format"), []byte(format)))
 	})
+}
+
+// view runs f in a transaction that reads. A damaged page is an error.
+func (s *Store) view(f func(tx *bbolt.Tx) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // bbolt's way to report it
+			err = fmt.Errorf("reading the store: the file is damaged: %v", r)
+		}
+	}()
+	return s.db.View(f)
 }
 
 // Close stops the writer after what has queued, and closes the file. No Commit
@@ -192,7 +225,11 @@ func (s *Store) Commit(ctx context.Context, b gate.Batch) error {
 	if err := s.Healthy(); err != nil {
 		return err
 	}
-	c := &commit{batch: b, done: make(chan error, 1)}
+	lines, err := encode(b.Entries)
+	if err != nil {
+		return err // nothing was written
+	}
+	c := &commit{batch: b, lines: lines, done: make(chan error, 1)}
 	select {
 	case s.queue <- c:
 	case <-ctx.Done():
@@ -244,13 +281,13 @@ func (s *Store) commit(group []*commit) {
 	if err == nil {
 		err = s.db.Update(func(tx *bbolt.Tx) error {
 			for i, c := range group {
-				conflict, err := s.put(tx, &c.batch)
+				conflict, err := s.put(tx, &c.batch, c.lines)
 				if err != nil {
 					return err
 				}
 				outcomes[i] = conflict
 			}
-			return nil
+			return s.sign(tx)
 		})
 		if err != nil {
 			// bbolt can report an error for a transaction that is on the disk all
@@ -278,7 +315,7 @@ func (s *Store) commit(group []*commit) {
 
 // put writes one batch into the transaction. A conflict is found before
 // anything is written, so that the others of the group are not touched by it.
-func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
+func (s *Store) put(tx *bbolt.Tx, b *gate.Batch, lines []line) (conflict, err error) {
 	operations, open := tx.Bucket(bucketOperations), tx.Bucket(bucketOpen)
 	for _, op := range b.Operations {
 		stored, err := s.load(operations, op.ID)
@@ -360,7 +397,7 @@ func (s *Store) put(tx *bbolt.Tx, b *gate.Batch) (conflict, err error) {
 			return nil, fmt.Errorf("storing the delivery of operation %s: %w", d.Op, err)
 		}
 	}
-	return nil, appendEntries(tx, b.Entries)
+	return nil, s.append(tx, b.Entries, lines)
 }
 
 // The prefixes keep what is sealed as one thing from being put in another's place.
@@ -390,35 +427,9 @@ func deliver(tx *bbolt.Tx, d approvals.Delivery) error {
 	return nil
 }
 
-func appendEntries(tx *bbolt.Tx, entries []gate.Entry) error {
-	records, payloads := tx.Bucket(bucketRecords), tx.Bucket(bucketPayloads)
-	records.FillPercent, payloads.FillPercent = 0.95, 0.95 // keys only grow
-	for _, e := range entries {
-		seq, err := records.NextSequence()
-		if err != nil {
-			return err
-		}
-		e.Record.Seq = seq
-		data, err := json.Marshal(e.Record)
-		if err != nil {
-			return fmt.Errorf("encoding record %s: %w", e.Record.ID, err)
-		}
-		key := binary.BigEndian.AppendUint64(nil, seq)
-		if err := records.Put(key, data); err != nil {
-			return err
-		}
-		if e.Payload != nil {
-			if err := payloads.Put(key, e.Payload); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // Operation implements gate.Store.
 func (s *Store) Operation(id string) (op approvals.Operation, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		op, err = s.load(tx.Bucket(bucketOperations), id)
 		return err
 	})
@@ -442,7 +453,7 @@ func (s *Store) load(operations *bbolt.Bucket, id string) (op approvals.Operatio
 
 // OpenOperations implements gate.Store.
 func (s *Store) OpenOperations() (open []approvals.Operation, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketOpen).ForEach(func(id, _ []byte) error {
 			op, err := s.load(tx.Bucket(bucketOperations), string(id))
 			open = append(open, op)
@@ -454,7 +465,7 @@ func (s *Store) OpenOperations() (open []approvals.Operation, err error) {
 
 // Operations implements gate.Store.
 func (s *Store) Operations(f func(approvals.Operation) bool) error {
-	return s.db.View(func(tx *bbolt.Tx) error {
+	return s.view(func(tx *bbolt.Tx) error {
 		operations := tx.Bucket(bucketOperations)
 		cursor := operations.Cursor()
 		for id, _ := cursor.Last(); id != nil; id, _ = cursor.Prev() {
@@ -469,7 +480,7 @@ func (s *Store) Operations(f func(approvals.Operation) bool) error {
 
 // Question implements gate.Store.
 func (s *Store) Question(key string) (op string, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		op = string(tx.Bucket(bucketQuestions).Get(s.seal.mac(key)))
 		return nil
 	})
@@ -499,7 +510,7 @@ func (s *Store) unseal(name string, sealed []byte, v any) error {
 
 // Grants implements gate.Store.
 func (s *Store) Grants() (grants []approvals.Grant, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketGrants).ForEach(func(id, _ []byte) error {
 			g, err := s.loadGrant(tx, id)
 			grants = append(grants, g)
@@ -511,7 +522,7 @@ func (s *Store) Grants() (grants []approvals.Grant, err error) {
 
 // Locks implements gate.Store.
 func (s *Store) Locks() (locks []approvals.Lock, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketLocks).ForEach(func(id, sealed []byte) error {
 			var l approvals.Lock
 			err := s.unseal(lockPrefix+string(id), sealed, &l)
@@ -525,7 +536,7 @@ func (s *Store) Locks() (locks []approvals.Lock, err error) {
 // Untold lists operations that a messenger shows otherwise than they are, or not
 // at all: the oldest first, at most so many, without those to skip.
 func (s *Store) Untold(most int, skip func(id string) bool) (ids []string, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketUntold).Cursor()
 		for id, _ := cursor.First(); id != nil && len(ids) < most; id, _ = cursor.Next() {
 			if id := string(id); !skip(id) {
@@ -542,7 +553,7 @@ func (s *Store) More() <-chan struct{} { return s.untold }
 
 // Delivery is what a messenger has been told of an operation; zero when nothing.
 func (s *Store) Delivery(id string) (d approvals.Delivery, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		data := tx.Bucket(bucketDeliveries).Get([]byte(id))
 		if data == nil {
 			return nil
@@ -556,42 +567,4 @@ func (s *Store) Delivery(id string) (d approvals.Delivery, err error) {
 // Delivered stores what a messenger has been told.
 func (s *Store) Delivered(ctx context.Context, d approvals.Delivery) error {
 	return s.Commit(ctx, gate.Batch{Deliveries: []approvals.Delivery{d}})
-}
-
-// Head is the newest record and its sequence number, 0 where there is none.
-func (s *Store) Head() (seq uint64, record []byte, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		k, v := tx.Bucket(bucketRecords).Cursor().Last()
-		if k != nil {
-			seq, record = binary.BigEndian.Uint64(k), slices.Clone(v)
-		}
-		return nil
-	})
-	return seq, record, err
-}
-
-// chunk is how many records are read in one transaction. A read that lasts
-// keeps the file from reusing pages, so a long one is cut into pieces.
-const chunk = 1000
-
-// Records calls f with the exact bytes of every record from seq on, in order,
-// until f returns an error. The bytes are valid only during the call.
-func (s *Store) Records(from uint64, f func(seq uint64, record []byte) error) error {
-	for {
-		n := 0
-		err := s.db.View(func(tx *bbolt.Tx) error {
-			cursor := tx.Bucket(bucketRecords).Cursor()
-			for k, v := cursor.Seek(binary.BigEndian.AppendUint64(nil, from)); k != nil && n < chunk; k, v = cursor.Next() {
-				seq := binary.BigEndian.Uint64(k)
-				if err := f(seq, v); err != nil {
-					return err
-				}
-				from, n = seq+1, n+1
-			}
-			return nil
-		})
-		if err != nil || n < chunk {
-			return err
-		}
-	}
 }
