@@ -33,13 +33,13 @@ var (
 	bucketPayloads    = []byte("payloads")    // seq -> the masked payload that the record commits to, zstd
 	bucketSealed      = []byte("sealed")      // seq -> the unmasked payload, for auditors
 	bucketIndex       = []byte("index")       // block of records, big-endian -> what they are found by; see index.go
-	bucketOperations = []byte("operations") // id -> sealed JSON
-	bucketOpen       = []byte("open")       // id of every operation that is not closed -> nothing
-	bucketQuestions  = []byte("questions")  // keyed hash of the question's key -> operation id
-	bucketGrants     = []byte("grants")     // id -> sealed JSON
-	bucketLocks      = []byte("locks")      // id -> sealed JSON
-	bucketDeliveries = []byte("deliveries") // operation id -> JSON of what a messenger was told
-	bucketUntold     = []byte("untold")     // id of every operation that a messenger shows otherwise than it is -> its revision, big-endian
+	bucketOperations  = []byte("operations")  // id -> sealed JSON
+	bucketOpen        = []byte("open")        // id of every operation that is not closed -> nothing
+	bucketQuestions   = []byte("questions")   // keyed hash of the question's key -> operation id
+	bucketGrants      = []byte("grants")      // id -> sealed JSON
+	bucketLocks       = []byte("locks")       // id -> sealed JSON
+	bucketDeliveries  = []byte("deliveries")  // operation id -> JSON of what a messenger was told
+	bucketUntold      = []byte("untold")      // id of every operation that a messenger shows otherwise than it is -> its revision, big-endian
 )
 
 // buckets are all of them.
