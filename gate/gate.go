@@ -174,6 +174,8 @@ type Gate struct {
 	ChannelLabel string
 	// RequestTimeout bounds one request to an API server.
 	RequestTimeout time.Duration
+	// Sealer keeps payloads as they were before masking for auditors; nil keeps none.
+	Sealer *audit.Sealer
 	// Node names this server in records.
 	Node string
 	Log  *slog.Logger

@@ -76,6 +76,22 @@ func withPayload(r audit.Record, v any) Entry {
 	return Entry{Record: r, Payload: data}
 }
 
+// sealed keeps, beside a payload, what it was before it was masked, where there are
+// auditors to read it.
+func (g *Gate) sealed(e Entry, v any) Entry {
+	if g.Sealer == nil || e.Record.Payload == nil {
+		return e
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		e.Sealed, err = g.Sealer.Seal(data, e.Record.Payload)
+	}
+	if err != nil {
+		g.Log.Error("keeping a payload for auditors", "op", e.Record.Op, "err", audit.MaskText(err.Error()))
+	}
+	return e
+}
+
 func (g *Gate) intentEntry(c *call) Entry {
 	r := g.record(audit.ToolIntent, c.op, c.Principal, c.Session, c.Tool)
 	r.Source = &c.Source
@@ -85,7 +101,7 @@ func (g *Gate) intentEntry(c *call) Entry {
 		return Entry{Record: r}
 	}
 	r.Approval = &audit.Approval{PlanDigest: c.planDigest}
-	return withPayload(r, audit.MaskPlan(c.Plan))
+	return g.sealed(withPayload(r, audit.MaskPlan(c.Plan)), c.Plan)
 }
 
 // plannedEntry is the intent with the Plan: the intent itself, or, where that had
@@ -152,14 +168,14 @@ func (g *Gate) outcomeEntry(op string, p action.Principal, session, tool string,
 	if plan.ReadOnly() {
 		return Entry{Record: r} // what was read is not kept
 	}
-	bodies := make([]any, len(results))
+	bodies, plain := make([]any, len(results)), make([]json.RawMessage, len(results))
 	for i, result := range results {
 		var v any
 		if json.Unmarshal(result.Body, &v) == nil {
-			bodies[i] = audit.Mask(v)
+			bodies[i], plain[i] = audit.Mask(v), result.Body
 		}
 	}
-	return withPayload(r, bodies)
+	return g.sealed(withPayload(r, bodies), plain)
 }
 
 func (g *Gate) approvalEntry(recordType string, op approvals.Operation) Entry {

@@ -8,7 +8,6 @@ import (
 	"math/bits"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -28,14 +27,6 @@ type logEnd struct {
 // line is an entry as it will be stored, but for its number.
 type line struct{ leaf, payload []byte }
 
-var (
-	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPayload))
-)
-
-// maxPayload bounds what a stored payload may unpack to, in bytes.
-const maxPayload = 256 << 20
-
 // encode does what can be done before the writer has its turn.
 func encode(entries []gate.Entry) ([]line, error) {
 	lines := make([]line, len(entries))
@@ -47,7 +38,7 @@ func encode(entries []gate.Entry) ([]line, error) {
 		}
 		lines[i].leaf = leaf
 		if e.Payload != nil {
-			lines[i].payload = packer.EncodeAll(e.Payload, nil)
+			lines[i].payload = audit.Pack(e.Payload)
 		}
 	}
 	return lines, nil
@@ -225,7 +216,7 @@ func (s *Store) Payload(seq uint64) (payload []byte, err error) {
 		if packed == nil {
 			return fmt.Errorf("the payload of record %d: %w", seq, gate.ErrNotFound)
 		}
-		if payload, err = unpacker.DecodeAll(packed, nil); err != nil {
+		if payload, err = audit.Unpack(packed); err != nil {
 			return fmt.Errorf("the payload of record %d is damaged: %w", seq, err)
 		}
 		return nil
