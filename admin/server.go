@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"countersign/approvals"
 	"countersign/audit"
 	"countersign/gate"
@@ -29,6 +31,8 @@ type Server struct {
 	Store gate.Store
 	// Records streams the log from a sequence number on.
 	Records func(from uint64, f func(seq uint64, record []byte) error) error
+	// Verify checks the log against its checkpoints and against more.
+	Verify func(ctx context.Context, key note.Verifier, more [][]byte) (audit.Report, error)
 	// Status says how the server is.
 	Status func() Status
 	// People says who a local user is, and in which approver sets.
@@ -147,6 +151,7 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("POST /v1/locks", s.lock)
 	mux.HandleFunc("DELETE /v1/locks/{id}", s.unlock)
 	mux.HandleFunc("GET /v1/records", s.records)
+	mux.HandleFunc("POST /v1/verify", s.verify)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
 		Handler:           mux,

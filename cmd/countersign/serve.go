@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -84,7 +85,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
-	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes), Messenger: config.Slack != nil})
+	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes), Messenger: config.Slack != nil, Origin: origin(config.URL)})
 	if err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	go live.watch(ctx, hangup)
 
 	adminServer := (&admin.Server{
-		Gate: g, Store: store, Records: store.Records, Log: log,
+		Gate: g, Store: store, Records: store.Records, Verify: store.Verify, Log: log,
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
@@ -217,6 +218,13 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		}
 	}
 	return err
+}
+
+// origin names the log after the server's address: checkpoints have it without its
+// scheme, and keys that sign notes without plus signs.
+func origin(address string) string {
+	_, rest, _ := strings.Cut(address, "://")
+	return strings.ReplaceAll(rest, "+", "-")
 }
 
 func ignoreClosed(err error) error {
