@@ -137,6 +137,8 @@ func (m *memory) Grants() ([]approvals.Grant, error) {
 	return slices.Collect(maps.Values(m.grants)), nil
 }
 
+func (m *memory) Prunable(time.Time, time.Time) (audit.Pruned, error) { return audit.Pruned{}, nil }
+
 func (m *memory) Locks() ([]approvals.Lock, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -41,6 +41,9 @@ type Store interface {
 	Question(key string) (string, error)
 	// Grants loads every grant that is kept, also those that hold no more.
 	Grants() ([]approvals.Grant, error)
+	// Prunable is what of the log is older than these times, as far as one commit can
+	// take it out; zero when nothing is. A commit of a record with it takes it out.
+	Prunable(payloads, records time.Time) (audit.Pruned, error)
 	// Locks loads every lock that has not been removed.
 	Locks() ([]approvals.Lock, error)
 }

@@ -245,6 +245,22 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:maxMessage], "") + fmt.Sprintf(" [%d more bytes]", len(text)-maxMessage)
 }
 
+// Prune takes out of the log what is older than these times, payloads and records;
+// a zero time keeps all. Each commit that does has a record of it.
+func (g *Gate) Prune(payloads, records time.Time) error {
+	for {
+		p, err := g.Store.Prunable(payloads, records)
+		if err != nil || p.PayloadsBefore == 0 && p.RecordsBefore == 0 {
+			return err
+		}
+		r := g.serverRecord(audit.LogPruned)
+		r.Outcome, r.Pruned = audit.Success, &p
+		if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
+			return err
+		}
+	}
+}
+
 // LoginRefused records a caller who could not be authenticated. A flood of them
 // must not fill the log, so only so many a second become records; the others
 // are counted, and the next record says how many there were.

@@ -121,6 +121,11 @@ func (s *Store) append(tx *bbolt.Tx, entries []gate.Entry, lines []line) error {
 				return err
 			}
 		}
+		if p := e.Record.Pruned; p != nil {
+			if err := prune(tx, p); err != nil {
+				return err
+			}
+		}
 		s.log.block.add(&e.Record, leaf)
 		if seq%blockRecords == 0 {
 			if err := tx.Bucket(bucketIndex).Put(blockKey(seq), s.log.block); err != nil {

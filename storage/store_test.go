@@ -3,6 +3,8 @@ package storage
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -504,4 +506,10 @@ func TestUntold(t *testing.T) {
 	if more() {
 		t.Error("without a messenger there is more")
 	}
+}
+
+// payload gives an entry a payload that its record commits to.
+func payload(e *gate.Entry, data []byte) {
+	sum := sha256.Sum256(data)
+	e.Payload, e.Record.Payload = data, &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(data)}
 }
