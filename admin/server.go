@@ -53,6 +53,8 @@ type Status struct {
 	// Waiting counts the operations that wait for approval; -1 where it cannot be told.
 	Waiting int       `json:"waiting"`
 	Log     LogStatus `json:"log"`
+	// Anchors are where the log's checkpoints are put.
+	Anchors []AnchorStatus `json:"anchors,omitempty"`
 	// LastError is what the server last reported as an error; nil when nothing yet.
 	LastError *ErrorStatus `json:"last_error,omitempty"`
 }
@@ -76,6 +78,16 @@ type ClusterStatus struct {
 type LogStatus struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time,omitzero"`
+}
+
+// AnchorStatus is one place where the log's checkpoints are put, and the last one
+// that it got since the server started: how many records that covers, and when.
+type AnchorStatus struct {
+	Name      string    `json:"name"`
+	Size      uint64    `json:"size"`
+	Time      time.Time `json:"time,omitzero"`
+	Error     string    `json:"error,omitempty"` // of the last try; empty once it succeeded
+	ErrorTime time.Time `json:"error_time,omitzero"`
 }
 
 // ErrorStatus is something that went wrong.

@@ -76,32 +76,38 @@ func parseCheckpoint(text string) (c Checkpoint, err error) {
 }
 
 // Checkpoints takes a text apart that holds signed checkpoints one after the
-// other, as a file that they are anchored in does.
+// other, as a file that they are anchored in does. What lies between them, such as
+// one that was cut short, comes as a piece of its own, which does not open.
 func Checkpoints(text []byte) (signed [][]byte) {
-	// A note is its text, an empty line, and lines of signatures, each of which
-	// begins with an em dash. Empty lines between notes mean nothing.
-	var current strings.Builder
+	// A note is its text, one empty line, and lines of signatures, each of which
+	// begins with an em dash. Other empty lines mean nothing.
+	var body, signatures strings.Builder
 	flush := func() {
-		if current.Len() > 0 {
-			signed = append(signed, []byte(current.String()))
+		switch {
+		case signatures.Len() > 0:
+			signed = append(signed, []byte(body.String()+"\n"+signatures.String()))
+		case body.Len() > 0:
+			signed = append(signed, []byte(body.String()))
 		}
-		current.Reset()
+		body.Reset()
+		signatures.Reset()
 	}
-	signatures := false
+	empty := false // the line before was
 	for line := range strings.Lines(string(text)) {
-		isSignature := strings.HasPrefix(line, "— ")
-		if signatures && !isSignature {
-			flush()
-			signatures = false
-			if strings.TrimSpace(line) == "" {
-				continue
-			}
-		}
-		if current.Len() == 0 && strings.TrimSpace(line) == "" {
+		if strings.TrimSpace(line) == "" {
+			empty = true
 			continue
 		}
-		signatures = isSignature
-		current.WriteString(line)
+		switch isSignature := strings.HasPrefix(line, "— "); {
+		case isSignature && (signatures.Len() == 0) == empty:
+			signatures.WriteString(line)
+		case signatures.Len() > 0 || empty || isSignature:
+			flush()
+			fallthrough
+		default:
+			body.WriteString(line)
+		}
+		empty = false
 	}
 	flush()
 	return signed

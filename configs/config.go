@@ -60,6 +60,8 @@ type Config struct {
 	Approvals Approvals `yaml:"approvals"`
 	// Slack is where people are asked; without it only the admin socket is.
 	Slack *Slack `yaml:"slack"`
+	// Audit is about the log of what happened.
+	Audit Audit `yaml:"audit"`
 	// RequestTimeout bounds one request to an API server; 30s when absent.
 	RequestTimeout time.Duration `yaml:"requestTimeout"`
 	// MaxStoreBytes is the size at which the store takes no more; 0 is no limit.
@@ -352,6 +354,7 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	}
 	c.checkPeople(report)
 	c.checkSlack(report)
+	c.checkAnchors(report)
 	if n := c.Approvals.MaxPending; n < 0 || n > 10_000 {
 		report([]any{"approvals", "maxPending"}, "maxPending is %d; from 1 to 10000 is expected", n)
 	}
@@ -553,6 +556,12 @@ func (c *Config) complete(dir string) {
 			s.APIURL = defaultSlackAPI
 		}
 	}
+	if c.Audit.Anchors.File == "" {
+		c.Audit.Anchors.File = filepath.Join(c.Data, "checkpoints")
+	}
+	if c.Audit.Anchors.File != NoFile {
+		absolute(&c.Audit.Anchors.File)
+	}
 	if c.Approvals.MaxPending == 0 {
 		c.Approvals.MaxPending = defaultMaxPending
 	}
@@ -579,6 +588,7 @@ func (c *Config) complete(dir string) {
 	for i := range c.Issuers {
 		defaulted(&c.Issuers[i].ClockSkew, defaultClockSkew)
 	}
+	defaulted(&c.Audit.Anchors.Every, defaultAnchorEvery)
 	defaulted(&c.Approvals.Wait, maxWait)
 	defaulted(&c.Approvals.Cooldown, defaultCooldown)
 	defaulted(&c.Approvals.GrantFor, defaultGrantFor)

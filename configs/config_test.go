@@ -48,6 +48,7 @@ func TestDefaults(t *testing.T) {
 		Issuers:        []Issuer{{URL: "https://idp.example.com", ClockSkew: duration(30 * time.Second)}},
 		Clusters:       []Cluster{{Name: "local", Kubeconfig: filepath.Join(dir, "kubeconfig")}},
 		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute), MaxPending: 20, GrantFor: duration(30 * time.Minute)},
+		Audit:          Audit{Anchors: Anchors{Every: duration(10 * time.Minute), File: filepath.Join(dir, "data", "checkpoints")}},
 		RequestTimeout: 30 * time.Second,
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -105,6 +106,12 @@ slack:
   channelLabel: example.com/channel
   matchEmail: true
   apiURL: http://127.0.0.1:9999/api/
+audit:
+  anchors:
+    every: 1h
+    file: checkpoints
+    configMap: {cluster: east, namespace: anchors}
+    witnesses: [{url: "https://witness.example/w1/", key: witness.example/w1+0123abcd+BEcZ/AUsbTl3+w==}]
 requestTimeout: 10s
 maxStoreBytes: 1073741824
 `)
@@ -135,6 +142,10 @@ maxStoreBytes: 1073741824
 			BotTokenFile: filepath.Join(dir, "secrets/bot"), AppTokenFile: "/etc/slack/app", Channel: "C012AB3CD",
 			ChannelLabel: "example.com/channel", MatchEmail: true, APIURL: "http://127.0.0.1:9999/api/",
 		},
+		Audit: Audit{Anchors: Anchors{
+			Every: duration(time.Hour), File: filepath.Join(dir, "checkpoints"), ConfigMap: &ConfigMapAnchor{Cluster: "east", Namespace: "anchors"},
+			Witnesses: []Witness{{URL: "https://witness.example/w1/", Key: "witness.example/w1+0123abcd+BEcZ/AUsbTl3+w=="}},
+		}},
 		RequestTimeout: 10 * time.Second, MaxStoreBytes: 1 << 30,
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -260,6 +271,15 @@ func TestMistakes(t *testing.T) {
 		{"tokens to Slack in the clear", clusters, clusters + strings.Replace(inSlack, "}", ", apiURL: 'http://slack.example/api/'}", 1), []string{`9: slack.apiURL is "http://slack.example/api/"; an https address that ends with / is expected`}},
 		{"half an address", clusters, clusters + strings.Replace(inSlack, "}", ", apiURL: 'https://slack.example/api'}", 1), []string{`9: slack.apiURL is "https://slack.example/api"; an https address that ends with / is expected`}},
 		{"a token in the configuration", clusters, clusters + strings.Replace(inSlack, "}", ", botToken: xoxb-1}", 1), []string{`9: unknown key "botToken"`}},
+		{"anchors too often", clusters, clusters + "audit:\n  anchors:\n    every: 59s\n", []string{"11: every is 59s; from 1m0s to 24h0m0s is expected"}},
+		{"anchors too seldom", clusters, clusters + "audit:\n  anchors:\n    every: 25h\n", []string{"11: every is 25h0m0s; from 1m0s to 24h0m0s is expected"}},
+		{"no anchor at all", clusters, clusters + "audit:\n  anchors:\n    file: none\n", []string{"11: file is none, and there is no other anchor: who edits the log could not be found out"}},
+		{"ConfigMaps nowhere", clusters, clusters + "audit:\n  anchors:\n    configMap: {cluster: east, namespace: a/b}\n", []string{
+			`11: configMap.cluster is "east"; the name of one of clusters is expected`, `11: configMap.namespace is "a/b"; the name of a namespace is expected, best one for nothing else`}},
+		{"bad witnesses", clusters, clusters + "audit:\n  anchors:\n    witnesses:\n    - {url: 'http://w.example', key: w+0123abcd+BEcZ}\n    - {url: 'https://w.example', key: w+0123abcd+BEcZ}\n    - {url: 'https://v.example?a', key: v}\n    - {url: 'ftp://127.0.0.1', key: u+0123abcd+BEcZ}\n", []string{
+			`12: witness url is "http://w.example"; an https address is expected`, `13: witness w stands there twice`,
+			`14: witness url is "https://v.example?a"; an https address is expected`, `14: witness key is "v"; NAME+HASH+KEY is expected, as its operator publishes it`,
+			`15: witness url is "ftp://127.0.0.1"; an https address is expected`}},
 		{"an unknown key of an issuer", "clusters:", "  audience: x\nclusters:", []string{`6: unknown key "audience"`}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -279,6 +299,17 @@ func TestMistakes(t *testing.T) {
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "absent.yaml")); err == nil || !strings.HasPrefix(err.Error(), "reading configuration: ") {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// The file for checkpoints can be left out where there is another anchor.
+func TestNoAnchorFile(t *testing.T) {
+	c, _, err := load(t, good+"audit: {anchors: {file: none, configMap: {cluster: local, namespace: anchors}}}\n")
+	if err != nil || c.AnchorFile() != "" {
+		t.Errorf("%q, %v", c.AnchorFile(), err)
+	}
+	if c, _, err = load(t, good); err != nil || c.AnchorFile() != filepath.Join(c.Data, "checkpoints") {
+		t.Errorf("%q, %v", c.AnchorFile(), err)
 	}
 }
 
@@ -307,7 +338,7 @@ func TestExample(t *testing.T) {
 		t.Error(err)
 	}
 	c, _, err := load(t, regexp.MustCompile(`(?m)^# ( *(- )?[a-zA-Z]+:)`).ReplaceAllString(string(data), "$1"))
-	if err != nil || c.Slack == nil || len(c.People) == 0 || c.Approvals.MaxPending == 0 || len(c.Approvers["operators"].SlackGroups) == 0 {
+	if err != nil || c.Slack == nil || len(c.People) == 0 || c.Approvals.MaxPending == 0 || len(c.Approvers["operators"].SlackGroups) == 0 || len(c.Audit.Anchors.Witnesses) == 0 {
 		t.Errorf("with what is commented: %+v, %v", c, err)
 	}
 }

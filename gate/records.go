@@ -298,6 +298,17 @@ func (g *Gate) PolicyChanged(digest string, why error) {
 	}
 }
 
+// Anchored records where a checkpoint of the log was put, and where it could not
+// be. The store keeps the checkpoint.
+func (g *Gate) Anchored(a audit.Anchored) error {
+	r := g.serverRecord(audit.LogCheckpoint)
+	r.Checkpoint, r.Outcome = &a, audit.Success
+	if len(a.Failed) > 0 {
+		r.Outcome = audit.Failure
+	}
+	return g.commit(Batch{Entries: []Entry{{Record: r}}})
+}
+
 // Refused records an authenticated caller's request that never became a call.
 func (g *Gate) Refused(p action.Principal, source audit.Source, why error) {
 	r := g.record(audit.CallRefused, "", p, "", "")

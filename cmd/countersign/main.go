@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"countersign/audit/anchors"
 	"countersign/configs"
 )
 
@@ -115,6 +116,11 @@ func configCommand() *cobra.Command {
 			}
 			if _, err := newSlack(c, nil, nil, nil, slog.New(slog.DiscardHandler)); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: as things are on this machine, the server would not start: "+err.Error())
+			}
+			for _, w := range c.Audit.Anchors.Witnesses {
+				if _, err := anchors.Witness(w.URL, w.Key); err != nil {
+					return err
+				}
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good; policy %s\n", args[0], set.Digest())
 			return err

@@ -104,9 +104,14 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return err
 	}
+	anchoring, err := newAnchors(config, store, clusters, g.Anchored, log)
+	if err != nil {
+		return err
+	}
 	if err := g.Start(); err != nil {
 		return fmt.Errorf("taking up open operations: %w", err)
 	}
+	defer anchorLog(anchoring)() // ends after the last record, before the store is closed
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.Background(), stopAfter)
 		defer cancel()
@@ -151,7 +156,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
-				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logHead(store), LastError: failures.last(),
+				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logHead(store), Anchors: anchorStatus(anchoring), LastError: failures.last(),
 			}
 		},
 		People: people,

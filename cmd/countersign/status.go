@@ -32,8 +32,8 @@ func statusCommand(s *settings) *cobra.Command {
 		Short: "Show how the running server is",
 		Long: `Show how the running server is: which policy is in force since when, and whether
 what its folder holds now is that; which clusters can be reached, with what
-credential and until when; who and what is locked, and what waits. Exits with 1
-when something is wrong.`,
+credential and until when; who and what is locked, and what waits; and where the
+log was last anchored. Exits with 1 when something is wrong.`,
 		Example: "  countersign status\n  countersign status -o json | jq -r .policy.digest",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -92,6 +92,11 @@ when something is wrong.`,
 					err = errors.Join(err, fmt.Errorf("cluster %s: %s", c.Name, approvals.Visible(c.Error)))
 				}
 			}
+			for _, a := range status.Anchors {
+				if a.Error != "" {
+					err = errors.Join(err, fmt.Errorf("anchor %s: %s", approvals.Visible(a.Name), approvals.Visible(a.Error)))
+				}
+			}
 			return err
 		},
 	}
@@ -123,6 +128,7 @@ func showState(w io.Writer, status admin.Status) {
 	if status.Log.Seq > 0 {
 		fmt.Fprintf(w, "Log\trecord %d at %s\n", status.Log.Seq, status.Log.Time.UTC().Format(time.RFC3339))
 	}
+	showAnchors(w, status.Anchors)
 	if e := status.LastError; e != nil {
 		fmt.Fprintf(w, "Last error\tat %s: %s\n", e.Time.UTC().Format(time.RFC3339), approvals.Visible(e.Message))
 	}
