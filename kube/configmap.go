@@ -3,12 +3,15 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"net/http"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"countersign/action"
+	"countersign/gate"
 )
 
 // CreateImmutable makes an immutable ConfigMap whose name begins with prefix; the
@@ -38,6 +41,48 @@ func (c *Clusters) CreateImmutable(ctx context.Context, clusterName, namespace, 
 	return fault(ctx, err)
 }
 
+// MayErase tells which of the verbs on which resources that would take a namespace's
+// ConfigMaps away the server's own credential has, such as "delete configmaps". A
+// cluster that does not tell what its callers may do (SelfSubjectAccessReview) is
+// taken to allow none of them.
+func (c *Clusters) MayErase(ctx context.Context, clusterName, namespace string) ([]string, error) {
+	one, err := c.get(clusterName)
+	if err != nil {
+		return nil, err
+	}
+	ctx = own(ctx)
+	var may []string
+	for _, a := range []authorizationv1.ResourceAttributes{
+		{Verb: "delete", Resource: "configmaps", Namespace: namespace},
+		{Verb: "deletecollection", Resource: "configmaps", Namespace: namespace},
+		{Verb: "delete", Resource: "namespaces", Namespace: namespace, Name: namespace}, // a Namespace lies in itself
+	} {
+		body, err := action.Canonical(authorizationv1.SelfSubjectAccessReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: "authorization.k8s.io/v1", Kind: "SelfSubjectAccessReview"},
+			Spec:     authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &a},
+		})
+		if err != nil {
+			return nil, err
+		}
+		result := one.client.Post().AbsPath("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").
+			SetHeader("Content-Type", "application/json").Body(body).MaxRetries(0).Do(ctx)
+		var refused *gate.APIError
+		if err := fault(ctx, result.Error()); errors.As(err, &refused) && (refused.Code == http.StatusForbidden || refused.Code == http.StatusNotFound) {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+		var review authorizationv1.SelfSubjectAccessReview
+		if raw, err := result.Raw(); err != nil || json.Unmarshal(raw, &review) != nil {
+			return nil, errors.New("what answers is no API server")
+		}
+		if review.Status.Allowed {
+			may = append(may, a.Verb+" "+a.Resource)
+		}
+	}
+	return may, nil
+}
+
 // ConfigMaps calls f with the name and the data of each ConfigMap of a namespace
 // that has the label, in the order of their names. It takes the verb list. Like
 // CreateImmutable it is not for agents: auditors read with it what was anchored, with a
@@ -49,14 +94,14 @@ func (c *Clusters) ConfigMaps(ctx context.Context, clusterName, namespace, label
 	}
 	ctx = own(ctx)
 	for from := ""; ; {
-		raw, err := one.reads.Get().AbsPath("/api/v1/namespaces", namespace, "configmaps").
-			Param("labelSelector", label).Param("limit", "100").Param("continue", from).Do(ctx).Raw()
-		if err != nil {
-			return fault(ctx, err)
+		result := one.reads.Get().AbsPath("/api/v1/namespaces", namespace, "configmaps").
+			Param("labelSelector", label).Param("limit", "100").Param("continue", from).Do(ctx)
+		if err := fault(ctx, result.Error()); err != nil {
+			return err
 		}
 		var page corev1.ConfigMapList
-		if err := json.Unmarshal(raw, &page); err != nil {
-			return fmt.Errorf("reading the API server's answer: %w", err)
+		if raw, err := result.Raw(); err != nil || json.Unmarshal(raw, &page) != nil {
+			return errors.New("what answers is no API server")
 		}
 		for _, item := range page.Items {
 			if err := f(item.Name, item.Data); err != nil {

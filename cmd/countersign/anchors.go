@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"countersign/admin"
@@ -36,6 +37,14 @@ func newAnchors(config *configs.Config, store *storage.Store, clusters *kube.Clu
 	}
 	if m := config.Audit.Anchors.ConfigMap; m != nil {
 		loop.Places = append(loop.Places, anchors.ConfigMaps(m.Cluster, m.Namespace, func(ctx context.Context, prefix string, labels, data map[string]string) error {
+			may, err := clusters.MayErase(ctx, m.Cluster, m.Namespace)
+			switch {
+			case err != nil:
+				return err
+			case len(may) > 0: // looked at each time: roles change
+				return fmt.Errorf("this server's credential for cluster %s may %s: what it could take away itself proves nothing, so nothing was put there; let it create configmaps in namespace %s and nothing else, as docs/audit.md shows",
+					m.Cluster, strings.Join(may, ", "), m.Namespace)
+			}
 			return clusters.CreateImmutable(ctx, m.Cluster, m.Namespace, prefix, labels, data)
 		}))
 	}
