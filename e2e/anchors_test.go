@@ -169,6 +169,13 @@ func TestAnchors(t *testing.T) {
 		}
 	}
 
+	verify := func() (string, error) {
+		return s.server.Run(s.ctx, "audit", "verify", "--checkpoint", filepath.Join(dir, "elsewhere"))
+	}
+	if out, err := verify(); err != nil {
+		t.Errorf("%s%v", out, err)
+	}
+
 	// The server's credential can do nothing more there, and nobody changes one.
 	names, err := world.cluster.Run(s.ctx, "", "get", "configmaps", "-n", namespace, "-l", "countersign/anchor=checkpoint", "-o", "name")
 	if err != nil {
@@ -203,6 +210,9 @@ func TestAnchors(t *testing.T) {
 	if text := status(); !strings.Contains(text, fmt.Sprintf("the file has a checkpoint of %d records, and the log has ", r.Checkpoint.Size)) ||
 		!strings.Contains(text, fmt.Sprintf("the witness has seen %d records of this log, which has ", r.Checkpoint.Size)) {
 		t.Error(text)
+	}
+	if out, err := verify(); err == nil || !strings.Contains(err.Error(), "the log is not as it was signed") {
+		t.Errorf("%s%v", out, err)
 	}
 	if err := s.server.Stop(); err != nil {
 		t.Fatal(err)

@@ -5,5 +5,6 @@
 // when and whether is gate's business. Every request of an operation carries the
 // Audit-ID that gate gives it and, where the cluster is to see them, the name of the
 // principal; besides those the server only asks on its own behalf what a cluster
-// serves (discovery), who it is there, and for its tokens.
+// serves (discovery), who and what it may be there, and for its tokens, and puts the
+// log's checkpoints into ConfigMaps.
 package kube
