@@ -11,6 +11,21 @@ import (
 // Audit is about the log of what happened.
 type Audit struct {
 	Anchors Anchors `yaml:"anchors"`
+	// Recipients are age public keys, age1..., of auditors. Payloads are then also kept
+	// as they were before they were masked, encrypted to them: the server cannot read
+	// them again.
+	Recipients []string `yaml:"recipients"`
+	// Retention is for how long the log is kept; for good when absent.
+	Retention Retention `yaml:"retention"`
+}
+
+// Retention takes out of the log what is older, and keeps its hashes, so that what is
+// left can still be verified. 0 keeps all; 24h is the least.
+type Retention struct {
+	// Payloads are the bodies of requests and answers.
+	Payloads time.Duration `yaml:"payloads"`
+	// Records are the records themselves, and with them what is left of their payloads.
+	Records time.Duration `yaml:"records"`
 }
 
 // Anchors are the places where the log's signed checkpoints are put, so that
@@ -97,6 +112,29 @@ func (c *Config) checkAnchors(report func(at []any, format string, args ...any))
 		seen[name] = true
 	}
 }
+
+// minRetention keeps a slip of the pen from emptying the log.
+const minRetention = 24 * time.Hour
+
+func (c *Config) checkAudit(report func(at []any, format string, args ...any)) {
+	for i, text := range c.Audit.Recipients {
+		if !recipient.MatchString(text) {
+			report([]any{"audit", "recipients", i}, "recipient is %q; a public key of age is expected, age1..., as age-keygen prints it", text)
+		}
+	}
+	r := c.Audit.Retention
+	for key, age := range map[string]time.Duration{"payloads": r.Payloads, "records": r.Records} {
+		if age != 0 && age < minRetention {
+			report([]any{"audit", "retention", key}, "%s is %s; %s or more is expected, or 0 to keep all", key, age, minRetention)
+		}
+	}
+	if r.Records != 0 && r.Payloads > r.Records {
+		report([]any{"audit", "retention"}, "payloads are kept for %s, and records for %s: a payload goes with its record at the latest", r.Payloads, r.Records)
+	}
+	c.checkAnchors(report)
+}
+
+var recipient = regexp.MustCompile(`^age1[02-9ac-hj-np-z]{58}$`)
 
 // AnchorFile is the path of the file for checkpoints, empty where there is none.
 func (c *Config) AnchorFile() string {

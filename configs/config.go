@@ -354,7 +354,7 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 	}
 	c.checkPeople(report)
 	c.checkSlack(report)
-	c.checkAnchors(report)
+	c.checkAudit(report)
 	if n := c.Approvals.MaxPending; n < 0 || n > 10_000 {
 		report([]any{"approvals", "maxPending"}, "maxPending is %d; from 1 to 10000 is expected", n)
 	}

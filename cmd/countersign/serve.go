@@ -91,6 +91,10 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
+	sealer, err := audit.NewSealer(config.Audit.Recipients)
+	if err != nil {
+		return fmt.Errorf("preparing audit.recipients: %w", err)
+	}
 	node, _ := os.Hostname()
 	people := directory(config)
 	g := &gate.Gate{
@@ -98,7 +102,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		Tools: tools.All(clusterNames(config)), Clusters: clusterNames(config), DigestKey: store.Key("digest"),
 		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown,
 		MaxPending: int(config.Approvals.MaxPending), GrantFor: *config.Approvals.GrantFor, ChannelLabel: channelLabel(config), RequestTimeout: config.RequestTimeout,
-		Node: node, Log: log, Now: time.Now,
+		Sealer: sealer, Node: node, Log: log, Now: time.Now,
 	}
 	messenger, err := newSlack(config, g, store, people, log)
 	if err != nil {
@@ -136,6 +140,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	var watch sync.WaitGroup
 	watch.Go(func() { front.WatchSessions(watching) })
+	watch.Go(func() { retain(watching, g, config.Audit.Retention.Payloads, config.Audit.Retention.Records, log) })
 	defer func() { // before the store is closed
 		unwatch()
 		watch.Wait()

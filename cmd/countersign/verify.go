@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,8 +37,9 @@ should have come to you by another way than the log.
 
 Without EXPORT the log of this machine is checked, with its hashes and payloads: through
 the running server, or in the file when no server runs. The key is then audit.pub in
-the data folder, unless --key says another. Checkpoints that you kept elsewhere
-(--checkpoint) also show a log that was put back to an earlier state.
+the data folder, unless --key says another. The file that checkpoints are anchored in is
+looked at too; those that you kept elsewhere (--checkpoint; see audit checkpoints) show
+what somebody did who could change that file as well.
 
 Exits with 1 when something is wrong.`,
 		Example: "  countersign audit verify\n  countersign audit verify --checkpoint kept-elsewhere.txt\n  countersign audit verify audit.jsonl --checkpoint audit.checkpoint --key audit.pub",
@@ -63,7 +65,7 @@ Exits with 1 when something is wrong.`,
 			if len(args) == 1 {
 				report, err = verifyExport(args[0], key, signed)
 			} else {
-				report, err = verifyHere(cmd.Context(), s, key, signed)
+				report, err = verifyHere(cmd.Context(), s, key, signed, cmd.ErrOrStderr())
 			}
 			if err != nil {
 				return err
@@ -117,7 +119,7 @@ func verifyExport(name, key string, signed [][]byte) (audit.Report, error) {
 	return report, err
 }
 
-func verifyHere(ctx context.Context, s *settings, key string, signed [][]byte) (audit.Report, error) {
+func verifyHere(ctx context.Context, s *settings, key string, signed [][]byte, warnings io.Writer) (audit.Report, error) {
 	config, err := s.load()
 	if err != nil {
 		return audit.Report{}, err
@@ -130,6 +132,16 @@ func verifyHere(ctx context.Context, s *settings, key string, signed [][]byte) (
 		return audit.Report{}, err
 	}
 	v := admin.Verification{Key: text}
+	if file := config.AnchorFile(); file != "" {
+		text, err := os.ReadFile(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			fmt.Fprintf(warnings, "countersign: the file of anchored checkpoints %s is not there: a log that was put back to an earlier state is not found out\n", file)
+		case err != nil:
+			return audit.Report{}, fmt.Errorf("reading the anchored checkpoints: %w", err)
+		}
+		signed = append(signed, audit.Checkpoints(text)...)
+	}
 	for _, c := range signed {
 		v.Checkpoints = append(v.Checkpoints, string(c))
 	}
