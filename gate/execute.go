@@ -135,6 +135,10 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 	})
 	entry := g.outcomeEntry(op.ID, op.Principal, op.Session, op.Tool, op.Plan, ids, results, err, start)
 	op.Done = len(results)
+	var locked *lockedError // which stopped it, or cut it off
+	if err != nil && (errors.As(err, &locked) || errors.As(context.Cause(ctx), &locked)) {
+		entry.Record.Approval = &audit.Approval{Lock: locked.lock.ID}
+	}
 	state := approvals.Succeeded
 	text, renderErr := g.find(op.Tool).Render(responses(op.Plan, results))
 	switch {
@@ -142,8 +146,7 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 		state = approvals.Unknown
 		entry.Record.Type, entry.Record.Outcome = audit.ExecUnknown, audit.Unknown
 		op.Reason = "there was no answer to the request"
-		var locked *lockedError
-		if errors.As(context.Cause(ctx), &locked) {
+		if locked != nil {
 			op.Reason = "it was cut off while it ran, because " + locked.lock.Text()
 		}
 		var answered *APIError
@@ -161,8 +164,7 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 	}
 	if err != nil && state != approvals.Unknown {
 		op.Reason = failed(op.ID, err).Reason
-		var locked *lockedError
-		if errors.As(err, &locked) {
+		if locked != nil {
 			op.Rules = []string{lockRule + locked.lock.ID}
 		}
 	}

@@ -138,6 +138,7 @@ type Record struct {
 	Approval *struct {
 		State string   `json:"state"`
 		By    []string `json:"by"`
+		Lock  string   `json:"lock"`
 	} `json:"approval"`
 	Evidence *struct {
 		Result string `json:"result"`
