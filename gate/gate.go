@@ -248,8 +248,14 @@ type call struct {
 
 // Call takes one tool call through the gate. It always answers: whatever is
 // unknown, broken or missing is a refusal with a reason.
-func (g *Gate) Call(ctx context.Context, req Request) Result {
+func (g *Gate) Call(ctx context.Context, req Request) (answer Result) {
 	c := &call{Request: req, op: newID(), start: g.Now(), policy: g.Policy()}
+	defer func() {
+		if r := recover(); r != nil {
+			g.Log.Error("a call panicked", "op", c.op, "tool", req.Tool, "panic", r, "stack", string(debug.Stack()))
+			answer = Result{Status: Unknown, Op: c.op, Reason: ownError, NextStep: "Do not assume that nothing was done: look at the live object, and tell the operators of Countersign."}
+		}
+	}()
 	g.groups.Store(callerOf(req.Principal), req.Principal.Groups)
 
 	// 1. Decode the arguments, strictly and once.
@@ -417,7 +423,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 			outcome.Record.Outcome, outcome.Record.Error = audit.Failure, recordError(err)
 		}
 	}
-	g.later(Batch{Entries: []Entry{outcome}})
+	g.later(c.op, Batch{Entries: []Entry{outcome}})
 	if err != nil {
 		return failed(c.op, err)
 	}
@@ -489,7 +495,7 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 	done := make(chan Result, 1)
 	g.work.Go(func() {
 		answer := Result{
-			Status: Unknown, Op: op.ID, Reason: "the server met an error of its own while it carried this out",
+			Status: Unknown, Op: op.ID, Reason: ownError,
 			NextStep: "Look at the live object, and tell the operators of Countersign; do not send the call again.",
 		}
 		defer func() {
@@ -508,6 +514,9 @@ func (g *Gate) carryOut(ctx context.Context, c *call, op approvals.Operation, id
 	})
 	return done
 }
+
+// ownError is all that a caller is told of a panic; the log has the rest.
+const ownError = "the server met an error of its own"
 
 // commit stores a batch. It does not end with the call that it is about: a
 // caller who goes away must not leave a hole in the log.
@@ -534,10 +543,10 @@ const commitTimeout = 30 * time.Second
 
 // later stores what nobody waits for. An error poisons the store, which then
 // refuses the next call; here it is only reported.
-func (g *Gate) later(b Batch) {
+func (g *Gate) later(op string, b Batch) {
 	g.work.Go(func() {
 		if err := g.commit(b); err != nil {
-			g.Log.Error("storing an outcome", "err", err)
+			g.Log.Error("storing an outcome", "op", op, "err", err)
 		}
 	})
 }

@@ -73,9 +73,9 @@ func (g *Gate) Stop(ctx context.Context) {
 	}
 }
 
-// inBackground runs one piece of work that outlives the call that led to it,
-// a bounded number at once.
-func (g *Gate) inBackground(slots chan struct{}, f func(ctx context.Context)) {
+// inBackground runs one piece of work on an operation that outlives the call that led
+// to it, a bounded number at once.
+func (g *Gate) inBackground(slots chan struct{}, op string, f func(ctx context.Context)) {
 	if g.background.Err() != nil {
 		return
 	}
@@ -87,7 +87,7 @@ func (g *Gate) inBackground(slots chan struct{}, f func(ctx context.Context)) {
 				// One operation that cannot be handled must not take the others with
 				// it, at this start and at every next one.
 				if r := recover(); r != nil {
-					g.Log.Error("work on an operation panicked", "panic", r, "stack", string(debug.Stack()))
+					g.Log.Error("work on an operation panicked", "op", op, "panic", r, "stack", string(debug.Stack()))
 				}
 			}()
 			if g.background.Err() == nil {
@@ -113,8 +113,8 @@ func (g *Gate) lost(op approvals.Operation) (approvals.Operation, error) {
 
 // retry runs the work once more in a while, and gives its place to others until
 // then. When the server stops before, the next start takes the operation up.
-func (g *Gate) retry(f func(ctx context.Context)) {
-	time.AfterFunc(retryEvery, func() { g.inBackground(g.slots, f) })
+func (g *Gate) retry(op string, f func(ctx context.Context)) {
+	time.AfterFunc(retryEvery, func() { g.inBackground(g.slots, op, f) })
 }
 
 // retryEvery is how long to wait before asking a cluster again that could not answer.
@@ -129,7 +129,7 @@ const retryAtMost = 5 * time.Minute
 func (g *Gate) reconcileLater(op approvals.Operation, waited time.Duration) {
 	next := min(max(2*waited, retryEvery), retryAtMost)
 	time.AfterFunc(waited, func() {
-		g.inBackground(g.looks, func(ctx context.Context) { g.reconcile(ctx, op, next) })
+		g.inBackground(g.looks, op.ID, func(ctx context.Context) { g.reconcile(ctx, op, next) })
 	})
 }
 
@@ -164,7 +164,7 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.
 }
 
 func (g *Gate) runLater(id string) {
-	g.inBackground(g.slots, func(ctx context.Context) { g.run(ctx, id) })
+	g.inBackground(g.slots, id, func(ctx context.Context) { g.run(ctx, id) })
 }
 
 // run executes an approved operation, after looking again at everything that
@@ -179,7 +179,7 @@ func (g *Gate) run(ctx context.Context, id string) {
 		g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
 	}
 	if again {
-		g.retry(func(ctx context.Context) { g.run(ctx, id) })
+		g.retry(id, func(ctx context.Context) { g.run(ctx, id) })
 	}
 }
 

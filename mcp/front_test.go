@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -333,9 +334,16 @@ func TestPanic(t *testing.T) {
 	if !strings.Contains(r.body, "error of its own") || strings.Contains(r.body, "hunter2") {
 		t.Errorf("%+v", r)
 	}
-	if !strings.Contains(f.log.String(), "hunter2") {
-		t.Error("the log does not say what panicked")
+	op := regexp.MustCompile(`"op":"([0-9a-f-]{36})"`).FindStringSubmatch(r.body)
+	if op == nil {
+		t.Fatalf("the caller has no op to ask about: %+v", r)
 	}
+	for line := range strings.Lines(f.log.String()) {
+		if strings.Contains(line, "hunter2") && strings.Contains(line, op[1]) {
+			return
+		}
+	}
+	t.Errorf("the log does not say what panicked, with the op:\n%s", f.log.String())
 }
 
 // A caller who goes away, or whose stdin ends, does not stop a change that has

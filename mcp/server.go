@@ -148,9 +148,10 @@ var errTokenRefused = errors.New("the token in COUNTERSIGN_TOKEN was refused; as
 
 func (s *Server) handler(tool string) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcpgo.CallToolRequest) (result *mcpgo.CallToolResult, err error) {
+		var op string
 		defer func() {
 			if r := recover(); r != nil {
-				s.Log.Error("a tool call panicked", "tool", tool, "panic", r, "stack", string(debug.Stack()))
+				s.Log.Error("answering a tool call panicked", "op", op, "tool", tool, "panic", r, "stack", string(debug.Stack()))
 				result, err = nil, errInternal
 			}
 		}()
@@ -163,6 +164,7 @@ func (s *Server) handler(tool string) server.ToolHandlerFunc {
 			call.Progress = told.tell
 		}
 		answer := s.Gate.Call(ctx, call)
+		op = answer.Op
 		told.settle()
 		return present(answer), nil
 	}

@@ -84,7 +84,7 @@ func (s *Slack) fresh(key string) bool {
 // long as an acknowledgement may. The person is told when it fails.
 func (s *Slack) background(ctx context.Context, cb *slackgo.InteractionCallback, f func(ctx context.Context) error) {
 	if !s.begin(cb.User.ID) {
-		s.Log.Warn("somebody clicks faster than that can be handled", "user", approvals.Visible(cb.User.ID))
+		s.Log.Warn("somebody clicks faster than that can be handled", "op", about(cb), "user", approvals.Visible(cb.User.ID))
 		return
 	}
 	done := make(chan struct{})
@@ -101,11 +101,11 @@ func (s *Slack) background(ctx context.Context, cb *slackgo.InteractionCallback,
 			s.Gate.LoginRefused(audit.Source{Transport: "slack"}, fmt.Errorf("%w: team %q, app %q, user %q", err, cb.Team.ID, cb.APIAppID, cb.User.ID))
 			return
 		}
-		s.Log.Warn("an answer from Slack does not count", "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
+		s.Log.Warn("an answer from Slack does not count", "op", about(cb), "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
 		telling, cancel := context.WithTimeout(ctx, answerTimeout) // what came before may have used up its time
 		defer cancel()
 		if err := s.whisper(telling, cb, refusal(err)); err != nil {
-			s.Log.Warn("telling a person in Slack why not", "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
+			s.Log.Warn("telling a person in Slack why not", "op", about(cb), "user", approvals.Visible(cb.User.ID), "err", audit.MaskText(err.Error()))
 		}
 	})
 	select {
@@ -169,6 +169,17 @@ func where(cb *slackgo.InteractionCallback) string {
 		return cb.Container.ChannelID
 	}
 	return cb.Channel.ID
+}
+
+// about is the operation that an interaction says it is about, for the log.
+func about(cb *slackgo.InteractionCallback) string {
+	if m, err := parseMeta(cb.View.PrivateMetadata); err == nil {
+		return m.Op
+	}
+	if all := cb.ActionCallback.BlockActions; len(all) > 0 && opForm.MatchString(all[0].Value) {
+		return all[0].Value
+	}
+	return ""
 }
 
 // whisper tells one person something that nobody else sees.

@@ -67,7 +67,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		return errors.New("slack.signingSecretFile needs an address that Slack can reach, and with --stdio there is none: use slack.appTokenFile (Socket Mode)")
 	}
 	failures := &lastError{}
-	log := slog.New(failures.watch(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+	log := slog.New(failures.watch(newLog(cmd.ErrOrStderr())))
 
 	live, err := newLivePolicy(config, log)
 	if err != nil {
