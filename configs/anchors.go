@@ -119,7 +119,8 @@ const minRetention = 24 * time.Hour
 func (c *Config) checkAudit(report func(at []any, format string, args ...any)) {
 	for i, text := range c.Audit.Recipients {
 		if !recipient.MatchString(text) {
-			report([]any{"audit", "recipients", i}, "recipient is %q; a public key of age is expected, age1..., as age-keygen prints it", text)
+			// It is not repeated: somebody could have put the private key there.
+			report([]any{"audit", "recipients", i}, "this is not a public key of age, age1..., as age-keygen prints it")
 		}
 	}
 	r := c.Audit.Retention

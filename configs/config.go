@@ -96,6 +96,9 @@ type Limits struct {
 type Issuer struct {
 	// URL is the issuer exactly as its tokens' iss says it.
 	URL string `yaml:"url"`
+	// Audience is what its tokens are for, in place of the configuration's url: of an
+	// issuer whose audiences are never addresses, such as Entra ID's for v2 tokens.
+	Audience string `yaml:"audience"`
 	// CAFile holds the certificates to trust for it; the system's when absent.
 	CAFile string `yaml:"caFile"`
 	// Algorithms are the accepted signature algorithms; RS256 and ES256 when absent.
@@ -318,6 +321,12 @@ func (c *Config) check(report func(at []any, format string, args ...any)) {
 			report([]any{"issuers", i, "url"}, "issuer %s stands there twice", issuer.URL)
 		}
 		seen[issuer.URL] = true
+		switch {
+		case issuer.Kubernetes && issuer.Audience != "":
+			report([]any{"issuers", i, "audience"}, "a kubernetes issuer's tokens are asked for with any audience: leave audience out and ask for the url")
+		case len(issuer.Audience) > 255 || strings.ContainsFunc(issuer.Audience, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
+			report([]any{"issuers", i, "audience"}, "audience is %.80q; one name without spaces is expected, such as an application's id or api://countersign", issuer.Audience)
+		}
 		if issuer.Kubernetes && issuer.GroupsClaim != "" {
 			report([]any{"issuers", i, "groupsClaim"}, "a kubernetes issuer's groups come from Kubernetes: leave groupsClaim out")
 		}

@@ -211,6 +211,9 @@ func TestMistakes(t *testing.T) {
 		{"issuer over plain http", "https://idp", "http://idp", []string{`5: issuer url is "http://idp.example.com"; an https address is expected`}},
 		{"issuer without an address", "- url: https://idp.example.com", "- groupsClaim: groups", []string{`5: issuer url is ""; an https address is expected`}},
 		{"issuer twice", "clusters:", "- url: https://idp.example.com\nclusters:", []string{"6: issuer https://idp.example.com stands there twice"}},
+		{"an audience with a space", "clusters:", "  audience: api://a b\nclusters:", []string{`6: audience is "api://a b"; one name without spaces is expected, such as an application's id or api://countersign`}},
+		{"an endless audience", "clusters:", "  audience: " + strings.Repeat("x", 256) + "\nclusters:", []string{`6: audience is "` + strings.Repeat("x", 80) + `"; one name without spaces is expected, such as an application's id or api://countersign`}},
+		{"an audience of a Kubernetes issuer", "clusters:", "  kubernetes: true\n  audience: x\nclusters:", []string{"7: a kubernetes issuer's tokens are asked for with any audience: leave audience out and ask for the url"}},
 		{"groups of a Kubernetes issuer", "clusters:", "  kubernetes: true\n  groupsClaim: groups\nclusters:", []string{"7: a kubernetes issuer's groups come from Kubernetes: leave groupsClaim out"}},
 		{"a clock that is far off", "clusters:", "  clockSkew: 5m1s\nclusters:", []string{"6: clockSkew is 5m1s; from 0s to 5m0s is expected"}},
 		{"a clock that is less than off", "clusters:", "  clockSkew: -1s\nclusters:", []string{"6: clockSkew is -1s; from 0s to 5m0s is expected"}},
@@ -280,7 +283,11 @@ func TestMistakes(t *testing.T) {
 			`12: witness url is "http://w.example"; an https address is expected`, `13: witness w stands there twice`,
 			`14: witness url is "https://v.example?a"; an https address is expected`, `14: witness key is "v"; NAME+HASH+KEY is expected, as its operator publishes it`,
 			`15: witness url is "ftp://127.0.0.1"; an https address is expected`}},
-		{"an unknown key of an issuer", "clusters:", "  audience: x\nclusters:", []string{`6: unknown key "audience"`}},
+		{"a recipient that is none", clusters, clusters + "audit:\n  recipients: [AGE-SECRET-KEY-1, age1]\n", []string{
+			"10: this is not a public key of age, age1..., as age-keygen prints it", "10: this is not a public key of age, age1..., as age-keygen prints it"}},
+		{"records kept for an hour", clusters, clusters + "audit:\n  retention:\n    records: 1h\n", []string{"11: records is 1h0m0s; 24h0m0s or more is expected, or 0 to keep all"}},
+		{"payloads kept longer than records", clusters, clusters + "audit:\n  retention: {payloads: 48h, records: 24h}\n", []string{"10: payloads are kept for 48h0m0s, and records for 24h0m0s: a payload goes with its record at the latest"}},
+		{"an unknown key of an issuer", "clusters:", "  audiences: x\nclusters:", []string{`6: unknown key "audiences"`}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			text := strings.Replace(good, row.old, row.new, 1)

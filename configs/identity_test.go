@@ -42,7 +42,7 @@ func TestIdentityPage(t *testing.T) {
 				t.Errorf("%s: %d issuers", name, len(c.Issuers))
 			}
 			i := c.Issuers[0]
-			if _, err := identity.New([]identity.Issuer{{URL: i.URL, Algorithms: i.Algorithms}}, c.URL); err != nil {
+			if _, err := identity.New([]identity.Issuer{{URL: i.URL, Audience: i.Audience, Algorithms: i.Algorithms}}, c.URL); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			found, all = append(found, name), all+strings.TrimPrefix(m[1], "issuers:\n")

@@ -238,6 +238,7 @@ func forgeries(t *testing.T, i *rig.Issuer, ec *ecdsa.PrivateKey, ed ed25519.Pri
 		{"audience that begins so", claim("aud", audience+"/x"), "expected audience"},
 		{"audience with a slash", claim("aud", audience+"/"), "expected audience"},
 		{"audience in another case", claim("aud", strings.ToUpper(audience)), "expected audience"},
+		{"audience of another issuer's setting", claim("aud", "api://agents"), "expected audience"},
 		{"audience in wide letters", claim("aud", strings.Replace(audience, "m", "\uff4d", 1)), "expected audience"},
 		{"no audience", claim("aud", nil), "expected audience"},
 		{"an empty list of audiences", claim("aud", []string{}), "expected audience"},
@@ -335,8 +336,16 @@ func TestForgedTokens(t *testing.T) {
 	}
 	i.Publish(jose.JSONWebKey{Key: ec.Public(), KeyID: "ec"})
 	i.Publish(jose.JSONWebKey{Key: public, KeyID: "ed"})
-	s := withIssuer(t, i, "")
+	elsewhere, err := rig.StartIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { elsewhere.Close() })
+	s := withIssuer(t, i, fmt.Sprintf(`}, {url: %q, audience: "api://agents"`, elsewhere.URL))
 	s.start()
+	if got := s.login(mint(t, elsewhere, map[string]any{"aud": "api://agents"})); got.status != http.StatusOK {
+		t.Fatalf("a token for its issuer's own audience: %+v", got)
+	}
 
 	// What is odd, and nothing more, is taken: else the table would prove nothing.
 	key, kid := i.Key()

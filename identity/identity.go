@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -20,6 +21,8 @@ import (
 type Issuer struct {
 	// URL is the issuer exactly as its tokens' iss says it.
 	URL string
+	// Audience is what its tokens have to be for; empty means that of all issuers.
+	Audience string
 	// CAFile holds the certificates to trust for this issuer, in PEM; empty
 	// means the system's.
 	CAFile string
@@ -50,7 +53,7 @@ const maxToken = 16 << 10
 // asymmetric are the algorithms that an issuer may be configured with.
 var asymmetric = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
 
-// Authenticator validates tokens for one audience.
+// Authenticator validates tokens for one audience of each issuer.
 type Authenticator struct {
 	// Log receives what an operator should know of issuers; slog's default when nil.
 	Log *slog.Logger
@@ -62,11 +65,11 @@ type Authenticator struct {
 
 type issuer struct {
 	Issuer
-	audience string
-	keys     *keys
+	keys *keys
 }
 
-// New prepares the issuers. It sends nothing: an issuer that is down at the
+// New prepares the issuers; audience is that of those that have none of their own. It
+// sends nothing: an issuer that is down at the
 // start is asked when the first of its tokens comes.
 func New(issuers []Issuer, audience string) (*Authenticator, error) {
 	a := &Authenticator{issuers: map[string]*issuer{}, now: time.Now}
@@ -83,7 +86,8 @@ func New(issuers []Issuer, audience string) (*Authenticator, error) {
 				return nil, fmt.Errorf("preparing issuer %s: algorithm %q is not accepted; use one of %s", config.URL, algorithm, strings.Join(asymmetric, ", "))
 			}
 		}
-		a.issuers[config.URL] = &issuer{Issuer: config, audience: audience, keys: &keys{
+		config.Audience = cmp.Or(config.Audience, audience)
+		a.issuers[config.URL] = &issuer{Issuer: config, keys: &keys{
 			issuer: config.URL, client: client, now: func() time.Time { return a.now() }, log: a.log,
 		}}
 	}
@@ -165,7 +169,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (action.
 	// and one of its own for nbf, so times are checked below.
 	signature := &signed{keys: trusted.keys, algorithms: trusted.Algorithms}
 	valid, err := oidc.NewVerifier(trusted.URL, signature, &oidc.Config{
-		ClientID: trusted.audience, SupportedSigningAlgs: trusted.Algorithms, SkipExpiryCheck: true,
+		ClientID: trusted.Audience, SupportedSigningAlgs: trusted.Algorithms, SkipExpiryCheck: true,
 	}).Verify(ctx, token)
 	if signature.err != nil {
 		return action.Principal{}, nil, signature.err

@@ -348,6 +348,32 @@ func TestSeveralIssuers(t *testing.T) {
 	}
 }
 
+// An issuer with an audience of its own takes tokens for that and for no other, and
+// nobody else's tokens are taken for it.
+func TestAudienceOfAnIssuer(t *testing.T) {
+	const own = "22222222-3333-4444-5555-666666666666"
+	other, p := start(t, httptest.NewServer), start(t, httptest.NewServer)
+	a := authenticator(t, Issuer{URL: other.URL, Audience: own}, Issuer{URL: p.URL})
+	for _, row := range []struct {
+		name  string
+		of    *idp
+		aud   any
+		taken bool
+	}{
+		{"its own", other, own, true},
+		{"its own among others", other, []string{"a", own}, true},
+		{"that of all", other, audience, false},
+		{"its own, begun", other, own + "0", false},
+		{"none", other, "", false},
+		{"that of all, of another issuer", p, audience, true},
+		{"another issuer's own", p, own, false},
+	} {
+		if _, _, err := a.Authenticate(t.Context(), row.of.token(t, map[string]any{"aud": row.aud})); (err == nil) != row.taken {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+}
+
 // An issuer that is down says nothing about a token, good or forged; it is not
 // asked for every token that comes, and once it is up again it is believed.
 func TestIssuerDown(t *testing.T) {

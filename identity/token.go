@@ -95,8 +95,8 @@ func (i *issuer) check(claims map[string]any, now time.Time) (time.Time, error) 
 	if err != nil {
 		return time.Time{}, refuse("claim aud: %v", err)
 	}
-	if !slices.Contains(audiences, i.audience) {
-		return time.Time{}, refuse("the token is for %.200q, not for %q", audiences, i.audience)
+	if !slices.Contains(audiences, i.Audience) {
+		return time.Time{}, refuse("the token is for %.200q, not for %q", audiences, i.Audience)
 	}
 	if _, bound := claims["cnf"]; bound {
 		return time.Time{}, refuse("the token is bound to a key (cnf), and whether the caller has it cannot be checked")

@@ -264,7 +264,7 @@ func issuers(config *configs.Config) []identity.Issuer {
 	out := make([]identity.Issuer, len(config.Issuers))
 	for i, c := range config.Issuers {
 		out[i] = identity.Issuer{
-			URL: c.URL, CAFile: c.CAFile, Algorithms: c.Algorithms, UsernameClaim: c.UsernameClaim,
+			URL: c.URL, Audience: c.Audience, CAFile: c.CAFile, Algorithms: c.Algorithms, UsernameClaim: c.UsernameClaim,
 			GroupsClaim: c.GroupsClaim, OnBehalfOfClaim: c.OnBehalfOfClaim, Kubernetes: c.Kubernetes,
 			UsernamePrefix: c.UsernamePrefix, GroupsPrefix: c.GroupsPrefix, ClockSkew: *c.ClockSkew,
 		}
