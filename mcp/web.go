@@ -20,10 +20,13 @@ const (
 	bodyWithin    = 30 * time.Second
 	idleWithin    = 2 * time.Minute
 	chunkWithin   = 30 * time.Second
-	// maxHeaders bounds the head of a request, in bytes; a token is at most 16 KiB.
-	maxHeaders = 64 << 10
-	// maxConnections bounds how many are open at once.
-	maxConnections = 4000
+	// maxHeaders bounds the head of a request, in bytes. A token is at most 16 KiB, and
+	// there is room for larger ones so that their refusal is on record: of a head that
+	// is larger still, net/http answers 431 by itself and tells nobody.
+	maxHeaders = 128 << 10
+	// maxConnections bounds how many are open at once, and with maxHeaders how much
+	// memory strangers can fill.
+	maxConnections = 2000
 )
 
 // Web is an HTTP server for agents, bounded where a client could hold it up. Its
