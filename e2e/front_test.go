@@ -316,9 +316,29 @@ func TestStdio(t *testing.T) {
 			if answer := exchange(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"list_namespaces","arguments":{}}}`); !strings.Contains(answer, row.want) {
 				t.Error(answer)
 			}
+			// What is too large or too deep is answered, and the session goes on.
+			for _, bad := range []string{strings.Repeat("x", 5<<20), strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100), `{"jsonrpc":"2.0","id":3,"id":4,"method":"ping"}`} {
+				if answer := exchange(bad); !strings.Contains(answer, `"error":{"code":-32600`) {
+					t.Error(answer)
+				}
+			}
+			if answer := exchange(`{"jsonrpc":"2.0","id":5,"method":"ping"}`); !strings.Contains(answer, `"result":{}`) {
+				t.Error(answer)
+			}
 			stdin.Close()
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)
+			}
+			records, err := server.Export(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := map[string]int{}
+			for _, r := range records {
+				found[r.Type]++
+			}
+			if row.name == "good" && found["call.refused"] != 3 || row.name == "refused" && found["login.refused"] < 3 {
+				t.Errorf("on record: %v", found)
 			}
 		})
 	}

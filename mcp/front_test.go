@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -344,6 +345,44 @@ func TestPanic(t *testing.T) {
 		}
 	}
 	t.Errorf("the log does not say what panicked, with the op:\n%s", f.log.String())
+}
+
+// On stdio a message has the bounds that it has over HTTP. What is refused is answered,
+// is on record, and the session goes on.
+func TestStdioMessages(t *testing.T) {
+	f := newFront(t, func(f *front) { f.Token = "bot" })
+	in, write := io.Pipe()
+	read, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- f.ServeStdio(t.Context(), in, out) }()
+	answers := bufio.NewReader(read)
+	ping := func(params string) string { return `{"jsonrpc":"2.0","id":7,"method":"ping","params":` + params + `}` }
+	for _, row := range []struct{ name, line, want string }{
+		{"a ping", ping("{}"), `"result":{}`},
+		{"an empty line before it", "\n  \n" + ping("{}"), `"result":{}`},
+		{"more than 4 MiB", ping(`{"x":"` + strings.Repeat("x", maxBody) + `"}`), "larger than 4 MiB"},
+		{"100 MB of nothing", strings.Repeat("x", 100<<20), "larger than 4 MiB"},
+		{"more than 64 KiB, and no tool call", ping(`{"x":"` + strings.Repeat("x", maxOther) + `"}`), "larger than 64 KiB"},
+		{"a large tool call", `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"list_namespaces","arguments":{"x":"` + strings.Repeat("x", 1<<20) + `"}}}`, "unknown"},
+		{"nesting", ping(strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100)), "nests too deeply"},
+		{"a name twice", ping(`{"name":"a","name":"b"}`), "duplicate"},
+		{"a name in another case", ping(`{"Name":"a"}`), "names are case-sensitive"},
+		{"a batch", "[" + ping("{}") + "]", "batches are not served"},
+		{"no JSON", "hello", "not a JSON object"},
+		{"and a ping", ping("{}"), `"result":{}`},
+	} {
+		go fmt.Fprintln(write, row.line)
+		if answer, err := answers.ReadString('\n'); err != nil || !strings.Contains(answer, row.want) {
+			t.Fatalf("%s: %.300s %v", row.name, answer, err)
+		}
+	}
+	write.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := len(f.store.of(audit.CallRefused)); n != 9 { // the large tool call too, by its tool
+		t.Errorf("%d refused messages are on record", n)
+	}
 }
 
 // A caller who goes away, or whose stdin ends, does not stop a change that has

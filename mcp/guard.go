@@ -3,7 +3,6 @@ package mcp
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -65,6 +64,11 @@ func (s *Server) Handler() http.Handler {
 	all.HandleFunc("GET /readyz", s.readyz)
 	return all
 }
+
+var (
+	errTooLarge      = errors.New("the request is larger than 4 MiB; send less in one call")
+	errOtherTooLarge = errors.New("the message is larger than 64 KiB, and only tool calls may be")
+)
 
 // checkHost refuses what a browser was tricked into sending: another Host
 // (DNS rebinding) or an Origin that nobody listed.
@@ -163,15 +167,9 @@ func (s *Server) answer(v *visit, a *answer) {
 	case v.principal.Subject == "": // who is not known yet is not told in JSON-RPC
 		http.Error(v.w, a.text, a.status)
 	default:
-		id := v.message.ID
-		if id == nil {
-			id = json.RawMessage("null")
-		}
 		header.Set("Content-Type", "application/json")
 		v.w.WriteHeader(a.status)
-		json.NewEncoder(v.w).Encode(map[string]any{
-			"jsonrpc": "2.0", "id": id, "error": map[string]any{"code": mcpgo.INVALID_REQUEST, "message": a.text},
-		})
+		writeRefusal(v.w, v.message.ID, a.text)
 	}
 }
 
@@ -262,7 +260,7 @@ func (s *Server) read(v *visit) *answer {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return refused(http.StatusRequestEntityTooLarge, "the request is larger than 4 MiB; send less in one call")
+		return refused(http.StatusRequestEntityTooLarge, "%s", errTooLarge)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return refused(http.StatusRequestTimeout, "the request did not arrive within %s", bodyWithin)
 	case err != nil:
@@ -273,7 +271,7 @@ func (s *Server) read(v *visit) *answer {
 		return refused(http.StatusBadRequest, "%s", err)
 	}
 	if v.message.Method != string(mcpgo.MethodToolsCall) && len(body) > maxOther {
-		return refused(http.StatusRequestEntityTooLarge, "the message is larger than 64 KiB, and only tool calls may be")
+		return refused(http.StatusRequestEntityTooLarge, "%s", errOtherTooLarge)
 	}
 	return nil
 }

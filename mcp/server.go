@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
@@ -265,13 +264,6 @@ func (s *Server) recordMalformed(ctx context.Context, _ any, method mcpgo.MCPMet
 		return
 	}
 	s.Gate.Refused(c.principal, c.source, err)
-}
-
-// ServeStdio serves the one caller on stdin and stdout until stdin ends. What was
-// asked for and is not answered then is not answered any more; a change that has
-// started goes on in the gate.
-func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
-	return server.NewStdioServer(s.mcp).Listen(ctx, in, out)
 }
 
 // Drain begins nothing new, and waits for what runs until ctx ends.
