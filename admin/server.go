@@ -78,6 +78,8 @@ type ClusterStatus struct {
 type LogStatus struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time,omitzero"`
+	// Key is the log's public key.
+	Key string `json:"key,omitempty"`
 }
 
 // AnchorStatus is one place where the log's checkpoints are put, and the last one

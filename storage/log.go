@@ -176,17 +176,22 @@ func (s *Store) Checkpoints() (signed [][]byte, err error) {
 	return signed, err
 }
 
-// Verifier is the public key of the log, as the file itself says.
-func (s *Store) Verifier() (note.Verifier, error) {
-	var public string
-	err := s.view(func(tx *bbolt.Tx) error {
-		public = string(tx.Bucket(bucketMeta).Get([]byte("verifier")))
+// PublicKey is the public key of the log, as the file itself says.
+func (s *Store) PublicKey() (key string, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		key = string(tx.Bucket(bucketMeta).Get([]byte("verifier")))
 		return nil
 	})
+	return key, err
+}
+
+// Verifier checks signatures of PublicKey.
+func (s *Store) Verifier() (note.Verifier, error) {
+	key, err := s.PublicKey()
 	if err != nil {
 		return nil, err
 	}
-	return note.NewVerifier(public)
+	return note.NewVerifier(key)
 }
 
 // ReadHashes implements tlog.HashReader.

@@ -95,6 +95,10 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("preparing audit.recipients: %w", err)
 	}
+	auditKey, err := store.PublicKey()
+	if err != nil {
+		return err
+	}
 	node, _ := os.Hostname()
 	people := directory(config)
 	g := &gate.Gate{
@@ -213,7 +217,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 			failed <- ignoreClosed(web.Serve(mcp.Listener(listener)))
 		}
 	}()
-	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", live.set.Load().Digest(), "adminSocket", config.AdminSocket)
+	log.Info("serving", "address", listener.Addr().String(), "url", config.URL, "policy", live.set.Load().Digest(), "adminSocket", config.AdminSocket, "auditKey", auditKey)
 
 	select {
 	case err = <-failed:

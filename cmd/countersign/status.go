@@ -127,6 +127,7 @@ func showState(w io.Writer, status admin.Status) {
 	fmt.Fprintf(w, "Waiting\t%d operations for approval\n", status.Waiting)
 	if status.Log.Seq > 0 {
 		fmt.Fprintf(w, "Log\trecord %d at %s\n", status.Log.Seq, status.Log.Time.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "Log key\t%s\n", status.Log.Key)
 	}
 	showAnchors(w, status.Anchors)
 	if e := status.LastError; e != nil {
@@ -181,7 +182,8 @@ func logHead(store *storage.Store) admin.LogStatus {
 	if err != nil || json.Unmarshal(record, &r) != nil {
 		return admin.LogStatus{}
 	}
-	return admin.LogStatus{Seq: seq, Time: r.Time}
+	key, _ := store.PublicKey()
+	return admin.LogStatus{Seq: seq, Time: r.Time, Key: key}
 }
 
 // lastError remembers what was last logged as an error.
