@@ -228,6 +228,16 @@ func withoutGenerated(object map[string]any) map[string]any {
 	if meta, ok := object["metadata"].(map[string]any); ok && meta["generateName"] != nil {
 		generated, _ = meta["name"].(string)
 	}
+	return withoutMadeUp(object, generated)
+}
+
+// Portable copies what of an object would be the same in another cluster: what is
+// left of it without the API server's bookkeeping, what it makes up, and status.
+func Portable(object map[string]any) map[string]any {
+	return withoutMadeUp(withoutNoise(object), "")
+}
+
+func withoutMadeUp(object map[string]any, generated string) map[string]any {
 	out, _ := stable(object, generated).(map[string]any)
 	if out["kind"] == "Service" {
 		if spec, ok := out["spec"].(map[string]any); ok {

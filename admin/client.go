@@ -93,6 +93,16 @@ func (c *Client) Export(ctx context.Context, from uint64, w io.Writer) error {
 	return nil
 }
 
+// Payload reads what a record commits to, nil where that is nothing.
+func (c *Client) Payload(ctx context.Context, seq uint64) ([]byte, error) {
+	body, err := c.request(ctx, http.MethodGet, "/v1/payloads/"+strconv.FormatUint(seq, 10), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(body)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	body, err := c.request(ctx, method, path, in)
 	if err != nil {

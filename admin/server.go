@@ -33,6 +33,8 @@ type Server struct {
 	Records func(from uint64, f func(seq uint64, record []byte) error) error
 	// Verify checks the log against its checkpoints and against more.
 	Verify func(ctx context.Context, key note.Verifier, more [][]byte) (audit.Report, error)
+	// Payload is what the record of a sequence number commits to.
+	Payload func(seq uint64) ([]byte, error)
 	// Status says how the server is.
 	Status func() Status
 	// People says who a local user is, and in which approver sets.
@@ -166,6 +168,7 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("DELETE /v1/locks/{id}", s.unlock)
 	mux.HandleFunc("GET /v1/records", s.records)
 	mux.HandleFunc("POST /v1/verify", s.verify)
+	mux.HandleFunc("GET /v1/payloads/{seq}", s.payload)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
 		Handler:           mux,
@@ -336,6 +339,22 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request) {
 		s.Log.Error("exporting records", "err", err)
 		panic(http.ErrAbortHandler) // so that the reader sees that it is not whole
 	}
+}
+
+// payload is what a record commits to, masked as it is stored; empty where that is nothing.
+func (s *Server) payload(w http.ResponseWriter, r *http.Request) {
+	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
+	if err != nil {
+		http.Error(w, "what follows /v1/payloads/ is not a sequence number", http.StatusBadRequest)
+		return
+	}
+	payload, err := s.Payload(seq)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(payload)
 }
 
 func (s *Server) fail(w http.ResponseWriter, err error) {

@@ -38,6 +38,7 @@ const (
 	RateLimited       = "rate.limited"   // more requests than one caller may send
 	LogCheckpoint     = "log.checkpoint" // a checkpoint was put where this server cannot take it back
 	LogPruned         = "log.pruned"     // what was too old was taken out
+	ClusterSeen       = "cluster.seen"   // which cluster stands behind a name
 )
 
 // The outcomes of a Record.
@@ -79,6 +80,8 @@ type Record struct {
 	Checkpoint *Anchored `json:"checkpoint,omitempty"`
 	// Pruned is what was taken out, on log.pruned.
 	Pruned *Pruned `json:"pruned,omitempty"`
+	// Cluster is which one was found, on cluster.seen.
+	Cluster *Cluster `json:"cluster,omitempty"`
 	// End is how a session ended, on session.ended.
 	End *SessionEnd `json:"end,omitempty"`
 	// Node is the host name of the server that wrote the record.
@@ -207,6 +210,23 @@ type Error struct {
 type SessionEnd struct {
 	Reason string `json:"reason"` // idle, deleted, stopped or crowded_out
 	Calls  int    `json:"calls"`
+}
+
+// Cluster says which cluster a name stands for.
+type Cluster struct {
+	Name string `json:"name"`
+	// Server is the host and port of its API server.
+	Server string `json:"server"`
+	// UID is that of its namespace kube-system, which no other cluster has; empty
+	// where the server may not read it.
+	UID string `json:"uid,omitempty"`
+}
+
+// Live is the payload of exec.started: for each of its Actions the object as it was
+// before, masked, null where nothing was there, nothing was looked at, or it is too
+// large to be kept.
+type Live struct {
+	Live []map[string]any `json:"live"`
 }
 
 // Evidence is what a look at the live object after a crash showed.

@@ -137,7 +137,8 @@ func (g *Gate) decidedEntry(op string, p action.Principal, session, tool string,
 }
 
 // startedEntry says that requests are about to be sent, who agreed to them, and
-// which objects they are to meet, where that was looked at.
+// which objects they are to meet, where that was looked at. Its payload is these
+// objects.
 func (g *Gate) startedEntry(op approvals.Operation, ids []string, previews []action.Preview) Entry {
 	r := g.record(audit.ExecStarted, op.ID, op.Principal, op.Session, op.Tool)
 	r.Outcome = audit.Pending
@@ -148,7 +149,35 @@ func (g *Gate) startedEntry(op approvals.Operation, ids []string, previews []act
 	if len(op.Votes) > 0 {
 		r.Approval = &audit.Approval{By: op.By(), PlanDigest: op.PlanDigest, PreviewDigest: op.PreviewDigest, Grant: op.Grant}
 	}
+	if before, plain := liveBefore(op.Plan, ids, previews); before != nil {
+		return g.sealed(withPayload(r, before), plain)
+	}
 	return Entry{Record: r}
+}
+
+// maxLive bounds what the objects before one Plan take in the log, in bytes.
+const maxLive = 4 << 20
+
+// liveBefore is what the requests with an id meet, masked and as it is, nil where
+// none was looked at. A command and an eviction change nothing of the object that
+// could be compared.
+func liveBefore(plan action.Plan, ids []string, previews []action.Preview) (before, plain *audit.Live) {
+	before, plain = &audit.Live{Live: make([]map[string]any, len(previews))}, &audit.Live{Live: make([]map[string]any, len(previews))}
+	left := maxLive
+	for i, p := range previews {
+		a := plan.Actions[i]
+		if ids[i] == "" || p.Live == nil || a.Verb == action.Create {
+			continue
+		}
+		object := audit.MaskObject(p.Live, a.Resource.GroupResource() == "secrets")
+		if data, err := json.Marshal(object); err == nil && len(data) <= left {
+			before.Live[i], plain.Live[i], left = object, p.Live, left-len(data)
+		}
+	}
+	if left == maxLive {
+		return nil, nil
+	}
+	return before, plain
 }
 
 // outcomeEntry tells how the requests of a plan ended. results are those that
@@ -307,6 +336,26 @@ func (g *Gate) Anchored(a audit.Anchored) error {
 		r.Outcome = audit.Failure
 	}
 	return g.commit(Batch{Entries: []Entry{{Record: r}}})
+}
+
+// ClusterSeen records which cluster was found behind a name, once for each start of
+// the server and whenever it is another one than before. A replay of what was done
+// in it refuses that cluster. It reports whether that was new.
+func (g *Gate) ClusterSeen(c audit.Cluster) bool {
+	if last, ok := g.seen.Load(c.Name); ok && last == c {
+		return false
+	}
+	r := g.serverRecord(audit.ClusterSeen)
+	r.Cluster, r.Outcome = &c, audit.Success
+	if c.UID == "" {
+		r.Outcome = audit.Unknown
+	}
+	if err := g.commit(Batch{Entries: []Entry{{Record: r}}}); err != nil {
+		g.Log.Error("storing which cluster was found", "err", err)
+		return false
+	}
+	g.seen.Store(c.Name, c)
+	return true
 }
 
 // Refused records an authenticated caller's request that never became a call.

@@ -2,9 +2,11 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,6 +25,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"countersign/action"
+	"countersign/audit"
+	"countersign/gate"
 	"countersign/tools"
 )
 
@@ -197,6 +201,79 @@ func (c *Clusters) Warm(ctx context.Context) map[string]error {
 		}
 	}
 	return failed
+}
+
+// How often a cluster is asked which one it is: one that has answered, and one that
+// has not.
+const (
+	watchEvery = 10 * time.Minute
+	watchAgain = 15 * time.Second
+)
+
+// Watch finds out which clusters the names stand for, and tells found, again and
+// again until ctx ends. Where the server may not read that, found is told so.
+func (c *Clusters) Watch(ctx context.Context, found func(audit.Cluster, error)) {
+	var all sync.WaitGroup
+	for _, one := range c.byName {
+		all.Go(func() {
+			for {
+				uid, err := one.uid(ctx)
+				wait := watchEvery
+				var refused *gate.APIError
+				switch {
+				case err == nil, errors.As(err, &refused) && (refused.Code == http.StatusForbidden || refused.Code == http.StatusNotFound):
+					found(audit.Cluster{Name: one.name, Server: one.host(), UID: uid}, err)
+				default:
+					wait = watchAgain
+				}
+				select {
+				case <-time.After(wait):
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// UID tells one cluster from every other, whatever names and addresses it has: it is
+// that of its namespace kube-system.
+func (c *Clusters) UID(ctx context.Context, clusterName string) (string, error) {
+	one, err := c.get(clusterName)
+	if err != nil {
+		return "", err
+	}
+	return one.uid(ctx)
+}
+
+// uid asks in the server's own name, whoever calls.
+func (c *cluster) uid(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(own(ctx), uidTimeout)
+	defer cancel()
+	data, err := c.reads.Get().AbsPath("/api/v1/namespaces/kube-system").Do(ctx).Raw()
+	if err = fault(ctx, err); err != nil {
+		return "", err
+	}
+	var namespace struct {
+		Metadata struct {
+			UID string `json:"uid"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(data, &namespace); err != nil || namespace.Metadata.UID == "" {
+		return "", errors.New("what answers is no API server: its namespace kube-system has no UID")
+	}
+	return namespace.Metadata.UID, nil
+}
+
+const uidTimeout = 10 * time.Second
+
+// host is where the API server is, without what else a URL can hold.
+func (c *cluster) host() string {
+	if u, err := url.Parse(c.config.Host); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return c.config.Host
 }
 
 // Resolve implements tools.Resolver. What the cluster serves is kept in memory

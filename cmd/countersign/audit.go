@@ -38,7 +38,7 @@ the running server, or from the file itself when no server runs.`,
 		},
 	}
 	export.Flags().Uint64Var(&from, "from", 1, "sequence number of the first record to write")
-	root.AddCommand(export, verifyCommand(s), checkpointsCommand(s))
+	root.AddCommand(export, verifyCommand(s), checkpointsCommand(s), replayCommand(s))
 	return root
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,6 +31,12 @@ func main() {
 	os.Exit(code)
 }
 
+// exit is an error that ends the program with a code of its own; all others end it with 1.
+type exit struct {
+	error
+	code int
+}
+
 // run is the whole program: it returns 0 only on success, and writes an error
 // to stderr, one mistake a line.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
@@ -41,6 +48,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err := root.ExecuteContext(ctx); err != nil {
 		for line := range strings.Lines(err.Error()) {
 			fmt.Fprintln(errOut, "countersign: "+strings.TrimSuffix(line, "\n"))
+		}
+		var own exit
+		if errors.As(err, &own) {
+			return own.code
 		}
 		return 1
 	}

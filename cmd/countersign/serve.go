@@ -145,6 +145,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	var watch sync.WaitGroup
 	watch.Go(func() { front.WatchSessions(watching) })
 	watch.Go(func() { retain(watching, g, config.Audit.Retention.Payloads, config.Audit.Retention.Records, log) })
+	watch.Go(func() { watchClusters(watching, clusters, g, log) })
 	defer func() { // before the store is closed
 		unwatch()
 		watch.Wait()
@@ -161,7 +162,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	go live.watch(ctx, hangup)
 
 	adminServer := (&admin.Server{
-		Gate: g, Store: store, Records: store.Records, Verify: store.Verify, Log: log,
+		Gate: g, Store: store, Records: store.Records, Payload: store.Payload, Verify: store.Verify, Log: log,
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
@@ -239,6 +240,16 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 func origin(address string) string {
 	_, rest, _ := strings.Cut(address, "://")
 	return strings.ReplaceAll(rest, "+", "-")
+}
+
+// watchClusters keeps on record which clusters the names stand for.
+func watchClusters(ctx context.Context, clusters *kube.Clusters, g *gate.Gate, log *slog.Logger) {
+	clusters.Watch(ctx, func(c audit.Cluster, err error) {
+		if g.ClusterSeen(c) && err != nil {
+			log.Warn("the server may not read which cluster this is, so sessions in it cannot be replayed: let it get the namespace kube-system (docs/clusters.md)",
+				"cluster", c.Name, "err", audit.MaskText(err.Error()))
+		}
+	})
 }
 
 func ignoreClosed(err error) error {

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"countersign/action"
+	"countersign/admin"
+	"countersign/audit"
+	"countersign/configs"
+	"countersign/gate"
+	"countersign/kube"
+	"countersign/replay"
+	"countersign/storage"
+)
+
+// divergedCode is what the program ends with when a replay ended otherwise than the
+// log tells.
+const divergedCode = 3
+
+func replayCommand(s *settings) *cobra.Command {
+	var to kube.Config
+	var cluster, output string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "replay SESSION --kubeconfig SANDBOX",
+		Short: "Repeat what a session changed in a sandbox cluster, and report what differs",
+		Long: `Repeat what a session changed in a sandbox cluster, and report what differs from
+what is on record. The log comes from the running server, or from its file when no
+server runs; requests go from here to the sandbox, with the credential of its
+kubeconfig, and through no server. Stand-ins take the place of secret values.
+
+A cluster that the log knows is refused, before anything is written. Take one that
+is empty and can be thrown away.
+
+Exit code 0: all ended as on record. 3: something differs. 1: it could not be found out.`,
+		Example: "  countersign audit replay gap:0190f3a2 --kubeconfig sandbox.kubeconfig\n" +
+			"  countersign audit replay gap:0190f3a2 --kubeconfig sandbox.kubeconfig -o json | jq '.steps[] | select(.result == \"diverged\")'",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "" && output != "json" {
+				return fmt.Errorf("there is no output format %q; json is the only one", output)
+			}
+			if to.Kubeconfig == "" { // which would be the cluster that this runs in
+				return errors.New("--kubeconfig is empty: it names the file with the credential for the sandbox")
+			}
+			if timeout <= 0 {
+				return errors.New("--timeout is to be more than 0s")
+			}
+			config, err := s.load()
+			if err != nil {
+				return err
+			}
+			to.Name = sandboxName
+			clusters, err := kube.New([]kube.Config{to}, "countersign-replay/"+version, timeout)
+			if err != nil {
+				return err
+			}
+			log, closeLog, err := openLog(cmd.Context(), config)
+			if err != nil {
+				return err
+			}
+			defer closeLog()
+			report, err := replay.Run(cmd.Context(), log, sandbox{clusters, timeout}, args[0], cluster)
+			if report != nil {
+				err = errors.Join(err, printReport(cmd.OutOrStdout(), report, output))
+			}
+			if err == nil && report.Diverged > 0 {
+				err = exit{fmt.Errorf("the sandbox differs from the record in %s", plural(report.Diverged, "place")), divergedCode}
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&to.Kubeconfig, "kubeconfig", "", "kubeconfig of the sandbox (required)")
+	flags.StringVar(&to.Context, "context", "", "context of it, instead of the current one")
+	flags.StringVar(&cluster, "cluster", "", "whose changes to repeat, where the session changed several clusters")
+	flags.DurationVar(&timeout, "timeout", 30*time.Second, "bound of one request to the sandbox")
+	flags.StringVarP(&output, "output", "o", "", "json for machines")
+	_ = cmd.MarkFlagRequired("kubeconfig")
+	return cmd
+}
+
+// openLog reads through the running server, or from the file when no server runs.
+func openLog(ctx context.Context, config *configs.Config) (replay.Log, func(), error) {
+	client := admin.NewClient(config.AdminSocket)
+	_, err := client.Status(ctx)
+	if !errors.Is(err, admin.ErrNoServer) {
+		return replay.Log{
+			Records: func(f func([]byte) error) error {
+				return lines(func(w io.Writer) error { return client.Export(ctx, 1, w) }, f)
+			},
+			Payload: func(seq uint64) ([]byte, error) { return client.Payload(ctx, seq) },
+		}, func() {}, err
+	}
+	store, err := storage.Open(config.Store(), storage.Options{ReadOnly: true})
+	if err != nil {
+		return replay.Log{}, nil, fmt.Errorf("no server answers on %s, and the file does not open either: %w", config.AdminSocket, err)
+	}
+	return replay.Log{
+		Records: func(f func([]byte) error) error {
+			return store.Records(1, func(_ uint64, record []byte) error { return f(record) })
+		},
+		Payload: store.Payload,
+	}, func() { store.Close() }, nil
+}
+
+// lines calls f with each line that write writes.
+func lines(write func(io.Writer) error, f func([]byte) error) error {
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(write(w)) }()
+	defer r.Close() // so that write ends where f does not want more
+	in := bufio.NewReaderSize(r, 1<<20)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) && len(line) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f(line); err != nil {
+			return err
+		}
+	}
+}
+
+// sandboxName is what the sandbox is called here. It is on no record.
+const sandboxName = "sandbox"
+
+// sandbox sends requests with the credential of whoever runs the command.
+type sandbox struct {
+	clusters *kube.Clusters
+	timeout  time.Duration
+}
+
+// UID implements replay.Sandbox.
+func (s sandbox) UID(ctx context.Context) (string, error) {
+	uid, err := s.clusters.UID(ctx, sandboxName)
+	return uid, masked(err)
+}
+
+// Send implements replay.Sandbox.
+func (s sandbox) Send(ctx context.Context, op string, a action.Action) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	a.Cluster = sandboxName
+	response, err := s.clusters.Execute(ctx, nil, a, op+"."+uuid.NewString()[:8], gate.Live{})
+	return response.Code, response.Body, masked(err)
+}
+
+// masked is an error as it may be shown.
+func masked(err error) error {
+	var refused *gate.APIError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return &replay.Refusal{Code: refused.Code, Message: audit.MaskText(refused.Message)}
+	}
+	return errors.New(audit.MaskText(err.Error()))
+}
+
+func printReport(w io.Writer, r *replay.Report, output string) error {
+	if output == "json" {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	out := bufio.NewWriter(w)
+	for _, o := range r.Prepared {
+		fmt.Fprintf(out, "prepared  %s, %s\n", o.Object, o.Why)
+	}
+	replayed := 0
+	for _, step := range r.Steps {
+		what := step.Action
+		if what == "" {
+			what = step.Tool
+		}
+		if step.Result == replay.NotReplayed {
+			fmt.Fprintf(out, "left out  %s  %s: %s\n", step.Op, what, step.Why)
+			continue
+		}
+		replayed++
+		fmt.Fprintf(out, "%-9s %s  %s: code %d, on record %d\n", step.Result, step.Op, what, step.Sandbox, step.Recorded)
+		if step.Why != "" {
+			fmt.Fprintf(out, "          %s\n", step.Why)
+		}
+		printDifferences(out, step.Differences)
+		if len(step.StandIns) > 0 {
+			fmt.Fprintf(out, "          stand-ins at %s\n", strings.Join(step.StandIns, ", "))
+		}
+	}
+	if len(r.Final) > 0 {
+		fmt.Fprintln(out, "At the end:")
+	}
+	for _, o := range r.Final {
+		line := fmt.Sprintf("%-9s %s", o.Result, o.Object)
+		if o.Why != "" {
+			line += ": " + o.Why
+		}
+		fmt.Fprintln(out, line)
+		printDifferences(out, o.Differences)
+	}
+	fmt.Fprintf(out, "%s replayed, %s put in, %d diverged\n", plural(replayed, "request"), plural(r.StandIns, "stand-in"), r.Diverged)
+	return out.Flush()
+}
+
+func printDifferences(w io.Writer, differences []replay.Difference) {
+	for _, d := range differences {
+		fmt.Fprintf(w, "          %s: on record %s, in the sandbox %s\n", d.Path, brief(d.Recorded), brief(d.Sandbox))
+	}
+}
+
+// maxBrief bounds a value in a report for people; JSON has all of it.
+const maxBrief = 200
+
+func brief(v any) string {
+	if v == nil {
+		return "nothing"
+	}
+	text, err := action.Canonical(v)
+	if err != nil {
+		return err.Error()
+	}
+	if len(text) > maxBrief {
+		return strings.ToValidUTF8(string(text[:maxBrief]), "") + "..."
+	}
+	return string(text)
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
