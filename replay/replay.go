@@ -309,7 +309,9 @@ func (r *run) step(ctx context.Context, e end, answer map[string]any, step *Step
 		step.Result, step.Sandbox, step.Why = Diverged, refusal.Code, "the sandbox refused it: "+refusal.Message
 	case a.Removes():
 		step.Sandbox = code
-		err = r.gone(ctx, e, at)
+		if err := r.gone(ctx, e, at); err != nil {
+			return err
+		}
 	default:
 		step.Sandbox = code
 		if answer == nil {
@@ -331,7 +333,7 @@ func (r *run) step(ctx context.Context, e end, answer map[string]any, step *Step
 				"put it into the sandbox with kubectl, and replay once more"
 		}
 	}
-	return err
+	return nil
 }
 
 // gone waits until an object has gone of which there is more to come in the session.

@@ -143,8 +143,8 @@ func (s *session) cluster(c audit.Cluster, run int) {
 }
 
 func (s *session) add(r audit.Record, run int) {
-	if r.Op == "" {
-		return
+	if r.Op == "" || r.Type == audit.ToolIntent && r.Outcome != "" {
+		return // of no call, or of one that asked about another
 	}
 	o := s.operations[r.Op]
 	if o == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"countersign/action"
 	"countersign/admin"
+	"countersign/approvals"
 	"countersign/audit"
 	"countersign/configs"
 	"countersign/gate"
@@ -178,48 +180,40 @@ func printReport(w io.Writer, r *replay.Report, output string) error {
 		return e.Encode(r)
 	}
 	out := bufio.NewWriter(w)
+	line := func(format string, args ...any) {
+		fmt.Fprintln(out, approvals.Visible(fmt.Sprintf(format, args...)))
+	}
+	details := func(why string, differences []replay.Difference) {
+		if why != "" {
+			line("          %s", why)
+		}
+		for _, d := range differences {
+			line("          %s: on record %s, in the sandbox %s", d.Path, brief(d.Recorded), brief(d.Sandbox))
+		}
+	}
 	for _, o := range r.Prepared {
-		fmt.Fprintf(out, "prepared  %s, %s\n", o.Object, o.Why)
+		line("prepared  %s, %s", o.Object, o.Why)
 	}
 	replayed := 0
 	for _, step := range r.Steps {
-		what := step.Action
-		if what == "" {
-			what = step.Tool
-		}
+		what := cmp.Or(step.Action, step.Tool)
 		if step.Result == replay.NotReplayed {
-			fmt.Fprintf(out, "left out  %s  %s: %s\n", step.Op, what, step.Why)
+			line("left out  %s  %s: %s", step.Op, what, step.Why)
 			continue
 		}
 		replayed++
-		fmt.Fprintf(out, "%-9s %s  %s: code %d, on record %d\n", step.Result, step.Op, what, step.Sandbox, step.Recorded)
-		if step.Why != "" {
-			fmt.Fprintf(out, "          %s\n", step.Why)
-		}
-		printDifferences(out, step.Differences)
+		line("%-9s %s  %s: code %d, on record %d", step.Result, step.Op, what, step.Sandbox, step.Recorded)
+		details(step.Why, step.Differences)
 		if len(step.StandIns) > 0 {
-			fmt.Fprintf(out, "          stand-ins at %s\n", strings.Join(step.StandIns, ", "))
+			line("          stand-ins at %s", strings.Join(step.StandIns, ", "))
 		}
-	}
-	if len(r.Final) > 0 {
-		fmt.Fprintln(out, "At the end:")
 	}
 	for _, o := range r.Final {
-		line := fmt.Sprintf("%-9s %s", o.Result, o.Object)
-		if o.Why != "" {
-			line += ": " + o.Why
-		}
-		fmt.Fprintln(out, line)
-		printDifferences(out, o.Differences)
+		line("%-9s at the end: %s", o.Result, o.Object)
+		details(o.Why, o.Differences)
 	}
-	fmt.Fprintf(out, "%s replayed, %s put in, %d diverged\n", plural(replayed, "request"), plural(r.StandIns, "stand-in"), r.Diverged)
+	line("%s replayed, %s put in, %d diverged", plural(replayed, "request"), plural(r.StandIns, "stand-in"), r.Diverged)
 	return out.Flush()
-}
-
-func printDifferences(w io.Writer, differences []replay.Difference) {
-	for _, d := range differences {
-		fmt.Fprintf(w, "          %s: on record %s, in the sandbox %s\n", d.Path, brief(d.Recorded), brief(d.Sandbox))
-	}
 }
 
 // maxBrief bounds a value in a report for people; JSON has all of it.
