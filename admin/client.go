@@ -93,14 +93,19 @@ func (c *Client) Export(ctx context.Context, from uint64, w io.Writer) error {
 	return nil
 }
 
-// Payload reads what a record commits to, nil where that is nothing.
+// Payload reads what a record commits to, masked; empty where that is nothing or not
+// kept any more.
 func (c *Client) Payload(ctx context.Context, seq uint64) ([]byte, error) {
 	body, err := c.request(ctx, http.MethodGet, "/v1/payloads/"+strconv.FormatUint(seq, 10), nil)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	return io.ReadAll(body)
+	payload, err := io.ReadAll(body)
+	if err != nil {
+		return nil, fmt.Errorf("reading the payload of record %d: the server broke off: %w", seq, err)
+	}
+	return payload, nil
 }
 
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {

@@ -349,7 +349,7 @@ func (s *Server) payload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	payload, err := s.Payload(seq)
-	if err != nil {
+	if err != nil && !errors.Is(err, gate.ErrNotFound) {
 		s.fail(w, err)
 		return
 	}

@@ -233,6 +233,10 @@ func (r *run) repeat(ctx context.Context, o *operation) error {
 	if err != nil {
 		return err
 	}
+	if o.cut {
+		r.report.Diverged++
+		r.report.Steps = append(r.report.Steps, Step{Op: o.id, Tool: o.tool, Result: Diverged, Why: "not all of its requests fitted into its records"})
+	}
 	for i, recorded := range o.actions {
 		step := Step{Op: o.id, Tool: o.tool, Action: nameOf(recorded), Result: NotReplayed, Recorded: recorded.Code}
 		done, why := o.done(i)

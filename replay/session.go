@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	kjson "sigs.k8s.io/json"
 
@@ -41,11 +42,22 @@ type operation struct {
 	// run is which start of the server it was sent in.
 	run     int
 	actions []audit.Action
+	// part tells records that go on with the Actions of the one before.
+	part part
+	// cut says that not all of its requests fitted into its records.
+	cut     bool
 	answers ref
 	// applied and not are what was found out after a break; open is that nothing was.
 	applied, not, open bool
 	// ended is why nothing was sent.
 	ended string
+}
+
+// part is what two records of one event have in common.
+type part struct {
+	kind string
+	time time.Time
+	next uint64
 }
 
 // done says whether an action took effect, and if not, why it is not repeated.
@@ -159,6 +171,15 @@ func (s *session) add(r audit.Record, run int) {
 	if r.Payload != nil {
 		payload = ref{r.Seq, r.Payload.SHA256}
 	}
+	more := o.part == part{r.Type, r.Time, r.Seq}
+	o.part = part{r.Type, r.Time, r.Seq + 1}
+	o.cut = o.cut || r.MoreActions > 0
+	if more { // of too many Actions for one record
+		if r.Type == audit.ExecStarted && len(o.started) == 1 || o.started != nil && (r.Type == audit.ExecOutcome || r.Type == audit.ExecUnknown) {
+			o.actions = append(o.actions, r.Actions...)
+		}
+		return
+	}
 	switch r.Type {
 	case audit.ToolIntent, audit.ToolPlanned:
 		o.plan = payload
@@ -169,9 +190,13 @@ func (s *session) add(r audit.Record, run int) {
 			o.ended = "it was not carried out"
 		}
 	case audit.ApprovalRequested:
-		o.supersedes, o.ended = r.Approval.Supersedes, "nobody has approved it"
+		if o.ended = "nobody has approved it"; r.Approval != nil {
+			o.supersedes = r.Approval.Supersedes
+		}
 	case audit.ApprovalDecided:
-		o.ended = "it was " + strings.ToLower(r.Approval.State)
+		if o.ended = "it was not approved"; r.Approval != nil {
+			o.ended = "it was " + strings.ToLower(r.Approval.State)
+		}
 	case audit.ExecStarted:
 		if o.started == nil {
 			o.run = run

@@ -112,7 +112,13 @@ func openLog(ctx context.Context, config *configs.Config) (replay.Log, func(), e
 		Records: func(f func([]byte) error) error {
 			return store.Records(1, func(_ uint64, record []byte) error { return f(record) })
 		},
-		Payload: store.Payload,
+		Payload: func(seq uint64) ([]byte, error) {
+			payload, err := store.Payload(seq)
+			if errors.Is(err, gate.ErrNotFound) {
+				return nil, nil
+			}
+			return payload, err
+		},
 	}, func() { store.Close() }, nil
 }
 
