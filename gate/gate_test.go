@@ -933,6 +933,61 @@ func TestSecretsPassThrough(t *testing.T) {
 	}
 }
 
+// What an object was before is on record with the request that meets it: masked, as
+// far as there is room, and not where nothing of it would be changed.
+func TestLiveBefore(t *testing.T) {
+	object := func(kind, value string) map[string]any {
+		return map[string]any{"kind": kind, "metadata": map[string]any{"name": "a", "uid": "1"}, "data": map[string]any{"k": value}}
+	}
+	secrets, maps := action.Resource{Version: "v1", Resource: "secrets"}, action.Resource{Version: "v1", Resource: "configmaps"}
+	plan := action.Plan{Actions: []action.Action{
+		{Verb: action.Delete, Resource: secrets}, {Verb: action.Patch, Resource: maps}, {Verb: action.Patch, Resource: maps},
+		{Verb: action.Create, Subresource: action.Eviction, Resource: maps}, {Verb: action.Patch, Resource: maps}, {Verb: action.Patch, Resource: maps},
+	}}
+	ids := []string{"1", "2", "3", "4", "", "6"}
+	previews := []action.Preview{
+		{Live: object("Secret", "hunter2")}, {Live: object("ConfigMap", strings.Repeat("x", maxLive))}, {Live: object("ConfigMap", "b")},
+		{Live: object("Pod", "evicted")}, {Live: object("ConfigMap", "sent before")}, {},
+	}
+	got := string(mustJSON(t, liveBefore(plan, ids, previews)))
+	want := `{"live":[{"data":{"k":"***"},"kind":"Secret","metadata":{"name":"a","uid":"1"}},null,{"data":{"k":"b"},"kind":"ConfigMap","metadata":{"name":"a","uid":"1"}},null,null,null]}`
+	if got != want {
+		t.Errorf("got %.1000s", got)
+	}
+	if before := liveBefore(plan, ids, nil); before != nil {
+		t.Errorf("where nothing was looked at: %+v", before)
+	}
+
+	r := newRig(t, askAlways)
+	op := r.scale(30).Op
+	r.approve(op)
+	r.reaches(op, approvals.Succeeded)
+	for _, e := range r.store.entries {
+		if e.Record.Type == audit.ExecStarted && (e.Record.Payload == nil || !strings.Contains(string(e.Payload), `"replicas":2`)) {
+			t.Errorf("exec.started has the payload %s", e.Payload)
+		}
+	}
+}
+
+// Which cluster a name stands for is on record once, and again when it is another.
+func TestClusterSeen(t *testing.T) {
+	r := newRig(t, allowAll)
+	one, other := audit.Cluster{Name: "c", Server: "h:443", UID: "1"}, audit.Cluster{Name: "c", Server: "h:443", UID: "2"}
+	var news []bool
+	for _, c := range []audit.Cluster{one, one, other, other, {Name: "d"}, one} {
+		news = append(news, r.ClusterSeen(c))
+	}
+	var seen []string
+	for _, record := range r.store.all() {
+		if record.Type == audit.ClusterSeen {
+			seen = append(seen, record.Cluster.Name+record.Cluster.UID+" "+record.Outcome)
+		}
+	}
+	if fmt.Sprint(news) != "[true false true false true true]" || fmt.Sprint(seen) != "[c1 success c2 success d unknown c1 success]" {
+		t.Errorf("new: %v; records: %q", news, seen)
+	}
+}
+
 // A flood of refused logins does not fill the log, and is not silently dropped.
 func TestLoginRefused(t *testing.T) {
 	r := newRig(t, allowAll)
