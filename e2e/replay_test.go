@@ -312,14 +312,8 @@ func (r *replays) session() (id string) {
 		r.Fatal(err)
 	}
 	for _, record := range records {
-		var with struct {
-			Session string `json:"session"`
-		}
-		if err := json.Unmarshal([]byte(record.Raw), &with); err != nil {
-			r.Fatal(err)
-		}
-		if with.Session != "" {
-			id = with.Session
+		if record.Session != "" {
+			id = record.Session
 		}
 	}
 	return id

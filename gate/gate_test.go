@@ -949,12 +949,16 @@ func TestLiveBefore(t *testing.T) {
 		{Live: object("Secret", "hunter2")}, {Live: object("ConfigMap", strings.Repeat("x", maxLive))}, {Live: object("ConfigMap", "b")},
 		{Live: object("Pod", "evicted")}, {Live: object("ConfigMap", "sent before")}, {},
 	}
-	got := string(mustJSON(t, liveBefore(plan, ids, previews)))
+	before, plain := liveBefore(plan, ids, previews)
+	got := string(mustJSON(t, before))
 	want := `{"live":[{"data":{"k":"***"},"kind":"Secret","metadata":{"name":"a","uid":"1"}},null,{"data":{"k":"b"},"kind":"ConfigMap","metadata":{"name":"a","uid":"1"}},null,null,null]}`
 	if got != want {
 		t.Errorf("got %.1000s", got)
 	}
-	if before := liveBefore(plan, ids, nil); before != nil {
+	if text := string(mustJSON(t, plain)); text != strings.Replace(got, "***", "hunter2", 1) {
+		t.Errorf("unmasked it is %.1000s", text)
+	}
+	if before, _ := liveBefore(plan, ids, nil); before != nil {
 		t.Errorf("where nothing was looked at: %+v", before)
 	}
 

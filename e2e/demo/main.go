@@ -1,6 +1,6 @@
 // Command demo shows the whole job: it starts a control plane and Countersign,
-// lets an agent read, change, be refused and wait for a person, and reads it all
-// back from the audit log. With --keep it leaves both running instead, and
+// lets an agent read, change, be refused and wait for a person, reads it all back
+// from the audit log, and repeats it in a second control plane. With --keep it leaves both running instead, and
 // prints what to paste into an agent's configuration. With --slack people are
 // asked in Slack, or in a double of it.
 //
@@ -252,7 +252,10 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.log(ctx); err != nil {
 		return err
 	}
-	return d.simulate(ctx)
+	if err := d.simulate(ctx); err != nil {
+		return err
+	}
+	return d.replay(ctx)
 }
 
 // approve decides on the command line, over the admin socket.
@@ -381,6 +384,37 @@ func (d *demo) simulate(ctx context.Context) error {
 	fmt.Fprintln(d.out, "   $ countersign policy simulate --log audit.jsonl --policy configs/policy/production")
 	d.show(text)
 	return nil
+}
+
+// replay repeats what the agent changed in a second, empty control plane.
+func (d *demo) replay(ctx context.Context) (err error) {
+	if d.cluster.AuditLog == "" {
+		return nil // where somebody brought a cluster, a second one is not ours to start
+	}
+	records, err := d.server.Export(ctx)
+	if err != nil {
+		return err
+	}
+	session := ""
+	for _, r := range records {
+		if r.Type == "exec.started" {
+			session = r.Session
+		}
+	}
+	d.step("Repeated in an empty cluster, the session ends with the same objects")
+	dir := filepath.Join(d.dir, "sandbox")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	sandbox, err := rig.StartControlPlane(ctx, dir, d.agent.URL, io.Discard)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	text, err := d.server.Run(ctx, "audit", "replay", session, "--kubeconfig", sandbox.Kubeconfig)
+	fmt.Fprintln(d.out, "   $ countersign audit replay "+session+" --kubeconfig sandbox.kubeconfig")
+	d.show(text)
+	return err
 }
 
 // tell prints how to connect an agent to what is running.

@@ -130,6 +130,7 @@ type Record struct {
 	Seq     uint64 `json:"seq"`
 	Type    string `json:"type"`
 	Op      string `json:"op"`
+	Session string `json:"session"`
 	Outcome string `json:"outcome"`
 	Tool    *struct {
 		Name string `json:"name"`
