@@ -122,7 +122,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(v.body))
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller)))
-		if id := r.Header.Get(headerSession); r.Method == http.MethodDelete && id != "" {
+		if id := r.Header.Get(headerSession); r.Method == http.MethodDelete && validSession(s.SessionKey, v.principal, id) {
+			s.deleted.add(id)
 			s.endSession(v.principal, id)
 		}
 	})
@@ -296,7 +297,7 @@ func (s *Server) session(v *visit) *answer {
 		return refused(http.StatusBadRequest, "DELETE ends a session, and none is named")
 	case id == "" || mcpgo.IsModernProtocol(v.message.version) || mcpgo.IsModernProtocol(v.r.Header.Get(headerVersion)):
 		return nil // there is none, or the revision has none and the header means nothing
-	case !validSession(s.SessionKey, v.principal, id):
+	case !validSession(s.SessionKey, v.principal, id) || s.deleted.has(id):
 		return refused(http.StatusNotFound, "there is no such session; initialize again")
 	}
 	return nil

@@ -62,6 +62,7 @@ type Server struct {
 	reads   map[string]bool
 	stdioID string
 	stays   stays
+	deleted deleted
 	running running
 	// addresses and principals bound what is answered, strangers what is refused of
 	// one address, and floods what becomes a record of all that.
@@ -80,7 +81,7 @@ type Server struct {
 func New(config Config) *Server {
 	s := &Server{
 		Config: config, reads: map[string]bool{}, stdioID: "stdio:" + rand.Text(), forgetAfter: sessionIdle,
-		stays:     stays{by: map[string]*list.Element{}, use: list.New()},
+		deleted: deleted{ids: map[string]bool{}}, stays: stays{by: map[string]*list.Element{}, use: list.New()},
 		addresses: newBuckets(config.PerAddress, 2*config.PerAddress), principals: newBuckets(config.PerPrincipal, 2*config.PerPrincipal),
 		strangers: newBuckets(5, 50), floods: newBuckets(1, 10),
 	}

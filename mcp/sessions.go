@@ -68,6 +68,34 @@ func sessionMAC(key []byte, p action.Principal, nonce []byte) []byte {
 	return h.Sum(nil)[:16]
 }
 
+// deleted are the ids of sessions that their clients ended: they would verify for ever.
+// The latest maxStays are kept, until a restart.
+type deleted struct {
+	mu  sync.Mutex
+	ids map[string]bool
+	use []string // in the order in which they were deleted
+}
+
+func (d *deleted) has(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ids[id]
+}
+
+func (d *deleted) add(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ids[id] {
+		return
+	}
+	if len(d.use) >= maxStays {
+		delete(d.ids, d.use[0])
+		d.use = d.use[1:]
+	}
+	d.ids[id] = true
+	d.use = append(d.use, id)
+}
+
 // stays are the sessions that the audit log tells of: which calls belong together.
 // They are kept in memory; a session that a restart interrupts starts again.
 type stays struct {

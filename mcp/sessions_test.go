@@ -73,6 +73,11 @@ func TestSessionsOnRecord(t *testing.T) {
 		if r := f.do(http.MethodDelete, f.url, "bot", "", headerSession, id); r.status != 200 {
 			t.Errorf("%+v", r)
 		}
+		for _, method := range []string{http.MethodPost, http.MethodDelete} {
+			if r := f.do(method, f.url, "bot", `{"jsonrpc":"2.0","id":1,"method":"ping"}`, headerSession, id); r.status != 404 {
+				t.Errorf("%s after the end: %+v", method, r)
+			}
+		}
 	}
 	f.stays.by[stayKey(action.Principal{Issuer: "https://idp", Subject: "bot", Client: "devin"}, "")].Value.(*stay).last = time.Now().Add(-2 * sessionIdle)
 	f.stays.use.MoveToFront(f.stays.by[stayKey(action.Principal{Issuer: "https://idp", Subject: "bot", Client: "devin"}, "")])
@@ -106,6 +111,13 @@ func TestSessionsAreBounded(t *testing.T) {
 	c := caller{principal: action.Principal{Issuer: "https://idp", Subject: "bot"}}
 	for i := range maxStays + 10 {
 		f.stay(c, "agent:"+strconv.Itoa(i))
+	}
+	for i := range maxStays + 10 {
+		f.deleted.add(strconv.Itoa(i))
+		f.deleted.add(strconv.Itoa(i))
+	}
+	if n := len(f.deleted.ids); n != maxStays || f.deleted.has("9") || !f.deleted.has("10") {
+		t.Errorf("%d deleted ids are kept", n)
 	}
 	ended := f.store.of(audit.SessionEnded)
 	if len(ended) != 10 || ended[0].Session != "agent:0" || ended[0].End.Reason != "crowded_out" || len(f.stays.by) != maxStays || f.stays.use.Len() != maxStays {
