@@ -306,13 +306,19 @@ func TestNotOffered(t *testing.T) {
 	if strings.Contains(r.body, "taskId") {
 		t.Errorf("a task was made: %+v", r)
 	}
-	done := make(chan reply, 1)
+	done := make(chan struct{})
 	go func() {
-		done <- f.modern("bot", "subscriptions/listen", "", `"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["countersign://policy"]}`, "")
+		defer close(done)
+		for range 100 {
+			r := f.modern("bot", "subscriptions/listen", "", `"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["countersign://policy"]}`, "")
+			if !strings.Contains(r.body, `"notifications/subscriptions/acknowledged"`) {
+				t.Errorf("what is subscribed, nothing, is not said: %+v", r)
+			}
+		}
 	}()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a stream stays open on which nothing can come")
 	}
 }

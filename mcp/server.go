@@ -88,6 +88,9 @@ func New(config Config) *Server {
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)
 	hooks.AddOnError(s.recordMalformed)
+	hooks.AddAfterSubscriptionsListen(func(context.Context, any, *mcpgo.SubscriptionsListenRequest, *mcpgo.SubscriptionsListenResult) {
+		time.Sleep(settleFor) // the acknowledgement, of nothing, comes right before the answer
+	})
 	s.mcp = server.NewMCPServer("countersign", config.Version,
 		// Nothing here ever changes its list, so subscriptions/listen, which holds a
 		// stream open for as long as one could, ends at once.
