@@ -127,7 +127,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	}()
 	front := mcp.New(mcp.Config{
 		Gate: g, Authenticator: authenticator, Version: version, Log: log,
-		URL: config.URL, AuthorizationServers: issuerURLs(config),
+		URL: config.URL, AuthorizationServers: loginURLs(config),
 		AllowedHosts: config.AllowedHosts, AllowedOrigins: config.AllowedOrigins, TrustedProxies: trustedProxies(config),
 		Scopes:       mcp.Scopes{Read: config.Scopes.Read, Change: config.Scopes.Change},
 		PerPrincipal: int(config.Limits.PerPrincipal), PerAddress: int(config.Limits.PerAddress),
@@ -295,12 +295,22 @@ func trustedProxies(config *configs.Config) []netip.Prefix {
 	return out
 }
 
-func issuerURLs(config *configs.Config) []string {
-	out := make([]string, len(config.Issuers))
-	for i, c := range config.Issuers {
-		out[i] = c.URL
+// loginURLs are the issuers that clients are sent to. At a cluster's nobody can log in,
+// and clients try the first one only; it is named when there is no other, because one
+// has to be.
+func loginURLs(config *configs.Config) []string {
+	var people, clusters []string
+	for _, c := range config.Issuers {
+		if c.Kubernetes {
+			clusters = append(clusters, c.URL)
+		} else {
+			people = append(people, c.URL)
+		}
 	}
-	return out
+	if people == nil {
+		return clusters
+	}
+	return people
 }
 
 // directory is who is who, as the configuration says.
