@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -20,9 +21,12 @@ import (
 // Issuer is an OpenID Connect issuer on this machine, for clusters whose own
 // issuer cannot be reached from here and for tokens that no real one would mint.
 type Issuer struct {
-	URL     string
-	address string
-	server  *http.Server
+	URL string
+	// Resource, set before Start, lets people log in for this address (RFC 8707), and
+	// for no other.
+	Resource string
+	address  string
+	server   *http.Server
 
 	mu       sync.Mutex
 	key      *rsa.PrivateKey // signs Token
@@ -31,6 +35,7 @@ type Issuer struct {
 	down     bool
 	padding  int
 	requests int
+	login    login
 }
 
 const keyID = "rig"
@@ -79,11 +84,18 @@ func (i *Issuer) Start() error {
 		})
 	}
 	serve("/.well-known/openid-configuration", func() map[string]any {
-		return map[string]any{
+		document := map[string]any{
 			"issuer": i.URL, "jwks_uri": i.URL + "/keys", "id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
 			"authorization_endpoint": i.URL + "/none", "response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
 		}
+		if i.Resource != "" {
+			maps.Copy(document, i.loginMetadata())
+		}
+		return document
 	})
+	if i.Resource != "" {
+		i.serveLogin(mux)
+	}
 	serve("/keys", func() map[string]any { return map[string]any{"keys": i.keys} })
 	i.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go i.server.Serve(l)
