@@ -4,17 +4,21 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	mcpgo "github.com/mark3labs/mcp-go/mcp"
+
+	"countersign/audit"
 )
 
 // An answer may take as long as it likes, in both versions of HTTP; what comes in
@@ -61,14 +65,18 @@ func TestNoDeadlineCutsACall(t *testing.T) {
 	}
 }
 
-// Who reads no answer is not written to for ever, and who sends half a message
-// is not waited for.
+// Who takes an answer a byte at a time, or sends a head or a body so, or not at all,
+// is not waited for, and nobody else waits meanwhile.
 func TestSlowClients(t *testing.T) {
 	const within = 200 * time.Millisecond
-	wrote := make(chan error, 1)
-	server := httptest.NewServer(timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			wrote <- err
+	f := newFront(t)
+	guarded, wrote, session := f.Handler(), make(chan error, 1), f.initialize("bot", "2025-11-25")
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = Web(nil)
+	server.Config.ReadHeaderTimeout = within
+	server.Config.Handler = timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/mcp" {
+			guarded.ServeHTTP(w, r)
 			return
 		}
 		piece := bytes.Repeat([]byte("x"), 1<<20)
@@ -79,26 +87,76 @@ func TestSlowClients(t *testing.T) {
 			}
 		}
 		wrote <- nil
-	}), within, within))
+	}), within, within)
+	server.Start()
 	defer server.Close()
-	for name, request := range map[string]string{
-		"a slow reader": "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-		"a slow writer": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf",
+	const post = "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer bot\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+	for _, row := range []struct {
+		name, request string
+		drip          bool // a byte at a time, or none at all
+		want          string
+	}{
+		{"a slow reader", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", true, ""},
+		{"a reader that reads nothing", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", false, ""},
+		{"a slow head", "POST /mcp HTTP/1.1\r\nX-Long: ", true, "hang up"},
+		{"half a head", "POST /mcp HTTP/1.1\r\nX-Long: ", false, "hang up"},
+		{"a slow body", post, true, "HTTP/1.1 408"},
+		{"half a body", post, false, "HTTP/1.1 408"},
 	} {
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprint(conn, request)
-		select {
-		case err := <-wrote:
-			if err == nil {
-				t.Errorf("%s: all was written to nobody", name)
+		t.Run(row.name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
 			}
-		case <-time.After(20 * time.Second):
-			t.Errorf("%s holds the server up", name)
-		}
-		conn.Close()
+			defer conn.Close()
+			fmt.Fprint(conn, row.request)
+			over := make(chan struct{})
+			defer close(over)
+			if row.drip {
+				go func() {
+					tick := time.NewTicker(5 * time.Millisecond)
+					defer tick.Stop()
+					for one := make([]byte, 1); ; {
+						select {
+						case <-tick.C:
+						case <-over:
+							return
+						}
+						if row.want == "" {
+							conn.Read(one)
+						} else {
+							conn.Write([]byte(" "))
+						}
+					}
+				}()
+			}
+			if r := f.do(http.MethodPost, server.URL+"/mcp", "bot", `{"jsonrpc":"2.0","id":1,"method":"ping"}`, headerSession, session); r.status != http.StatusOK {
+				t.Errorf("another client meanwhile: %+v", r)
+			}
+			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			switch row.want {
+			case "":
+				select {
+				case err := <-wrote:
+					if err == nil {
+						t.Error("all was written to nobody")
+					}
+				case <-time.After(20 * time.Second):
+					t.Error("it holds the server up")
+				}
+			case "hang up":
+				if answer, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) || strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+					t.Errorf("%s %v", answer, err)
+				}
+			default:
+				if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.HasPrefix(line, row.want) {
+					t.Errorf("%s %v", line, err)
+				}
+			}
+		})
+	}
+	if refused := f.store.of(audit.CallRefused); len(refused) != 2 || !strings.Contains(refused[0].Error.Message, "did not arrive within") {
+		t.Errorf("on record: %+v", refused)
 	}
 }
 
