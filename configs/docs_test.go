@@ -2,11 +2,13 @@ package configs_test
 
 import (
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 	"testing/fstest"
 
+	"countersign/configs"
 	"countersign/policy"
 	"countersign/trial"
 )
@@ -88,4 +90,35 @@ func TestPolicyPageIsWhole(t *testing.T) {
 			t.Errorf("%s has no row in docs/policy.md", word)
 		}
 	}
+}
+
+// Every key of the configuration has its place in the table of docs/design.md.
+func TestConfigurationTableIsWhole(t *testing.T) {
+	page, err := os.ReadFile("../docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n| key | meaning | default |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var walk func(of reflect.Type, group string)
+	walk = func(of reflect.Type, group string) {
+		for i := range of.NumField() {
+			key, below := of.Field(i).Tag.Get("yaml"), of.Field(i).Type
+			for below.Kind() == reflect.Pointer || below.Kind() == reflect.Slice || below.Kind() == reflect.Map {
+				below = below.Elem()
+			}
+			if below.Kind() == reflect.Struct {
+				walk(below, key)
+				continue
+			}
+			row := regexp.MustCompile("(?m)^\\| `(.*\\b)?" + group + "\\b.*[`.]" + key + "[`:]")
+			if group == "" {
+				row = regexp.MustCompile("(?m)^\\| (`\\w+`, )?`" + key + "[`:]")
+			}
+			if !row.MatchString(table) {
+				t.Errorf("%s %s has no place in the table", group, key)
+			}
+		}
+	}
+	walk(reflect.TypeFor[configs.Config](), "")
 }
