@@ -165,7 +165,8 @@ type Approval struct {
 	// Fields are what it lets be set.
 	Grant  string   `json:"grant,omitempty"`
 	Fields []string `json:"fields,omitempty"`
-	// Lock is the lock that was set or removed, or that withdrew the operation.
+	// Lock is the lock that was set or removed, or that withdrew, stopped or cut off
+	// the operation.
 	Lock string `json:"lock,omitempty"`
 }
 

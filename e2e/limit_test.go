@@ -80,11 +80,11 @@ func (c *crowd) client(ctx context.Context, n int, token string) error {
 	headers := map[string]string{"Mcp-Protocol-Version": "2025-11-25"}
 	meta := ""
 	if n%2 == 0 {
-		resp, _, err := c.post(ctx, n, token, headers, strings.Replace(hello, "2025-06-18", "2025-11-25", 1))
+		header, _, err := c.post(ctx, n, token, headers, strings.Replace(hello, "2025-06-18", "2025-11-25", 1))
 		if err != nil {
 			return err
 		}
-		headers["Mcp-Session-Id"] = resp.Header.Get("Mcp-Session-Id")
+		headers["Mcp-Session-Id"] = header.Get("Mcp-Session-Id")
 		if _, _, err := c.post(ctx, n, token, headers, `{"jsonrpc":"2.0","method":"notifications/initialized"}`); err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (c *crowd) client(ctx context.Context, n int, token string) error {
 }
 
 // post sends a message until it is not told to come later.
-func (c *crowd) post(ctx context.Context, n int, token string, headers map[string]string, body string) (*http.Response, turn, error) {
+func (c *crowd) post(ctx context.Context, n int, token string, headers map[string]string, body string) (http.Header, turn, error) {
 	answer := turn{client: n}
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.server.URL, strings.NewReader(body))
@@ -145,11 +145,11 @@ func (c *crowd) post(ctx context.Context, n int, token string, headers map[strin
 				return nil, answer, ctx.Err()
 			}
 		case resp.StatusCode == http.StatusAccepted:
-			return resp, answer, nil
+			return resp.Header, answer, nil
 		case resp.StatusCode != http.StatusOK || !strings.Contains(string(text), `"result":`) || strings.Contains(string(text), `"isError":true`):
 			return nil, answer, fmt.Errorf("HTTP %d: %.500s", resp.StatusCode, text)
 		default:
-			return resp, answer, nil
+			return resp.Header, answer, nil
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -107,11 +108,11 @@ func prune(tx *bbolt.Tx, p *audit.Pruned) error {
 			var r struct {
 				Op string `json:"op"`
 			}
-			if json.Unmarshal(leaf, &r) != nil || r.Op == "" {
-				return nil
+			if err := json.Unmarshal(leaf, &r); err != nil {
+				return fmt.Errorf("a record that is to be taken out is damaged: %w", err)
 			}
 			id := []byte(r.Op)
-			if open.Get(id) != nil || untold.Get(id) != nil {
+			if r.Op == "" || open.Get(id) != nil || untold.Get(id) != nil {
 				return nil
 			}
 			return errors.Join(operations.Delete(id), deliveries.Delete(id))

@@ -1,0 +1,56 @@
+package audit
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spent is the processor's time that this thread has taken: how busy the machine is
+// otherwise does not count.
+func spent(t *testing.T) time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// Callers who are not known yet, and any pod's log, choose what is masked: twice
+// the text must take about twice the processor's time. Measuring is rough, so what
+// fails is measured again with more; a square fails the more.
+func TestHostileText(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it measures times")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	measure := func(fragment string, size int) time.Duration {
+		text := strings.Repeat(fragment, size/len(fragment)+1)[:size]
+		start := spent(t)
+		MaskText(text)
+		return spent(t) - start
+	}
+	check := func(name, fragment string, size int) {
+		const most = 3.2
+		var once, twice time.Duration
+		for range 5 {
+			once, twice = measure(fragment, size), measure(fragment, 2*size)
+			if float64(twice) <= most*float64(once) {
+				return
+			}
+			size *= 2
+		}
+		t.Errorf("%s: %v, and %v for twice the text", name, once, twice)
+	}
+	for name, fragment := range hostile() {
+		check(name, fragment, 32<<10)
+	}
+	for _, word := range rules().words { // smaller, for they are many
+		check(word+" and =", word+"=", 2<<10)
+		check(word+" and :", word+":", 2<<10)
+	}
+}
