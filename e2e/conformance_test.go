@@ -20,8 +20,8 @@ func conformance(t *testing.T, n *node, endpoint string) {
 	unseen := maps.Clone(expected)
 	for _, row := range [][]string{
 		{"conformance-0.1"},
-		{"conformance-0.2", "--requirements", "2025-11-25"},
-		{"conformance-0.2", "--requirements", "2026-07-28"},
+		{"conformance-0.2", "--requirements", "2025-11-25", "--timeout", "120000"}, // in ms, for a busy machine
+		{"conformance-0.2", "--requirements", "2026-07-28", "--timeout", "120000"},
 	} {
 		t.Run(strings.Join(row, " "), func(t *testing.T) {
 			dir := t.TempDir()
