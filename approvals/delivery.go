@@ -1,6 +1,13 @@
 package approvals
 
-import "time"
+import (
+	"regexp"
+	"time"
+)
+
+// SlackChannel is how Slack writes the ids of channels, public and private; ids of
+// people, and names, do not look so.
+var SlackChannel = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
 
 // Delivery is what a messenger, such as Slack, has been told of an Operation.
 // It is stored, so that a restart finds what was not sent or is out of date.

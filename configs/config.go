@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode"
 
+	"countersign/approvals"
 	"countersign/strictyaml"
 )
 
@@ -395,12 +396,11 @@ func (c *Config) checkCallers(report func(at []any, format string, args ...any))
 	}
 }
 
-// The ids that Slack gives to users, user groups and channels.
+// The ids that Slack gives to users and user groups.
 var (
-	slackUser    = regexp.MustCompile(`^[UW][A-Z0-9]{2,20}$`)
-	slackGroup   = regexp.MustCompile(`^S[A-Z0-9]{2,20}$`)
-	slackChannel = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
-	labelKey     = regexp.MustCompile(`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
+	slackUser  = regexp.MustCompile(`^[UW][A-Z0-9]{2,20}$`)
+	slackGroup = regexp.MustCompile(`^S[A-Z0-9]{2,20}$`)
+	labelKey   = regexp.MustCompile(`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
 )
 
 // account is the namespace and the name of a service account.
@@ -507,7 +507,7 @@ func (c *Config) checkSlack(report func(at []any, format string, args ...any)) {
 	if (s.AppTokenFile == "") == (s.SigningSecretFile == "") {
 		report([]any{"slack"}, "slack needs either appTokenFile (Socket Mode) or signingSecretFile (signed HTTP)")
 	}
-	if !slackChannel.MatchString(s.Channel) {
+	if !approvals.SlackChannel.MatchString(s.Channel) {
 		report([]any{"slack", "channel"}, "slack.channel is %q; the id of a channel is wanted, such as C012AB3CD: in Slack, click the channel's name; the id stands at the end of the tab About", s.Channel)
 	}
 	if s.ChannelLabel != "" && !labelKey.MatchString(s.ChannelLabel) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"countersign/action"
+	"countersign/approvals"
 	"countersign/strictyaml"
 )
 
@@ -78,9 +78,6 @@ type approvalSpec struct {
 	// it is that of the configuration.
 	Channel string `yaml:"channel"`
 }
-
-// channelID is how Slack writes the ids of channels, public and private.
-var channelID = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
 
 type matchSpec struct {
 	Principals struct {
@@ -397,7 +394,7 @@ func compile(spec ruleSpec) (*rule, []mistake) {
 			bad(fmt.Sprintf("approval.grant is %q; never or allowed", g), "approval", "grant")
 		}
 		r.approval.NoGrant = spec.Approval.Grant == "never"
-		if r.approval.Channel = spec.Approval.Channel; r.approval.Channel != "" && !channelID.MatchString(r.approval.Channel) {
+		if r.approval.Channel = spec.Approval.Channel; r.approval.Channel != "" && !approvals.SlackChannel.MatchString(r.approval.Channel) {
 			bad(fmt.Sprintf("approval.channel is %q; the id of the channel is wanted, such as C0123ABCD, and not its name: in Slack, click the channel's name; the id stands at the end of the tab About", r.approval.Channel), "approval", "channel")
 		}
 	case "":

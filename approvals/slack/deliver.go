@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -261,15 +260,12 @@ func (s *Slack) tell(ctx context.Context, id string) error {
 	return nil
 }
 
-// channelID is how ids of channels look, and ids of people and names do not.
-var channelID = regexp.MustCompile(`^[CG][A-Z0-9]{2,20}$`)
-
 // recipients are who is to be told of an operation.
 func (s *Slack) recipients(ctx context.Context, op approvals.Operation) ([]approvals.Message, error) {
 	var all []approvals.Message
 	for _, channel := range op.Channels {
 		// A namespace's label is not checked by anybody before.
-		if !channelID.MatchString(channel) {
+		if !approvals.SlackChannel.MatchString(channel) {
 			s.Log.Warn("this is not the id of a channel, so the question goes to the configured one", "op", op.ID, "channel", approvals.Visible(channel))
 			continue
 		}
