@@ -66,13 +66,13 @@ func TestClockSkew(t *testing.T) {
 			{"nbf", skew, true}, {"nbf", skew + time.Second, false},
 			{"iat", skew, true}, {"iat", skew + time.Second, false},
 		} {
-			_, _, err := a.Authenticate(t.Context(), p.token(t, map[string]any{row.claim: now.Add(row.at).Unix(), "nbf2": row.at}))
+			_, _, err := a.Authenticate(t.Context(), p.token(t, map[string]any{"iat": now.Unix(), row.claim: now.Add(row.at).Unix(), "nbf2": row.at}))
 			if (err == nil) != row.taken || err != nil && !refused(err) {
 				t.Errorf("skew %s, %s at %s: %v", skew, row.claim, row.at, err)
 			}
 		}
 		// What is remembered of a token ends with it, and not before.
-		token := p.token(t, map[string]any{"exp": now.Add(time.Second).Unix()})
+		token := p.token(t, map[string]any{"iat": now.Unix(), "exp": now.Add(time.Second).Unix()})
 		for _, row := range []struct {
 			after time.Duration
 			taken bool
