@@ -160,7 +160,9 @@ func TestAnchors(t *testing.T) {
 		return sizes
 	}
 	inFile, inCluster := sizes(fromFile), sizes(string(fromCluster))
-	if len(inFile) != 3 || len(inCluster) != 2 || !slices.Equal(inFile[1:], inCluster) || inCluster[1] != r.Checkpoint.Size {
+	// The first start put its own into the file alone; whether it stopped with another one
+	// hangs on when it found out which clusters there are.
+	if n := len(inFile) - len(inCluster); n < 1 || n > 2 || len(inCluster) != 2 || !slices.Equal(inFile[n:], inCluster) || inCluster[1] != r.Checkpoint.Size {
 		t.Errorf("file %d, cluster %d", inFile, inCluster)
 	}
 	for _, text := range []string{fromFile, string(fromCluster)} {
