@@ -31,14 +31,17 @@ func Seq(leaf []byte) (seq uint64, ok bool) {
 		return 0, false
 	}
 	seq, err := strconv.ParseUint(string(digits), 10, 64)
-	return seq, err == nil && strconv.FormatUint(seq, 10) == string(digits)
+	if err != nil || strconv.FormatUint(seq, 10) != string(digits) {
+		return 0, false
+	}
+	return seq, true
 }
 
 // Leaf is the record as it is stored: its JSON. A record that is too long for a
 // leaf is made shorter and says so; what is long, a manifest for one, is in the
 // payload as well.
 func Leaf(r *Record) ([]byte, error) {
-	for _, shorten := range []func(*Record){nil, withoutArgs, shortLists, bare} {
+	for _, shorten := range []func(*Record){nil, withoutArgs, shortLists, actions, bare} {
 		if shorten != nil {
 			short := *r
 			r = &short
@@ -91,7 +94,7 @@ func Split(r Record, id func() string) []Record {
 const MaxActions = 50
 
 // Of a record that is too long: how many items of a list, and how many bytes of a
-// text, stay.
+// text as JSON has it, stay.
 const (
 	shortList = 50
 	shortText = 500
@@ -118,7 +121,12 @@ func shortLists(r *Record) {
 		r.Approval = &a
 	}
 	if r.Error != nil {
-		r.Error = &Error{Type: r.Error.Type, Message: shorter(r.Error.Message)}
+		r.Error = &Error{Type: shorter(r.Error.Type), Message: shorter(r.Error.Message)}
+	}
+	if r.Checkpoint != nil {
+		c := *r.Checkpoint
+		c.Anchors, c.Failed = shortTexts(c.Anchors), shortTexts(c.Failed)
+		r.Checkpoint = &c
 	}
 	if r.Evidence != nil {
 		e := *r.Evidence
@@ -138,20 +146,29 @@ func shortTexts(list []string) []string {
 }
 
 func shorter(text string) string {
-	if len(text) <= shortText {
-		return text
+	bytes := 0
+	for i, c := range text {
+		switch {
+		case c < ' ', c == '<', c == '>', c == '&', c == '\u2028', c == '\u2029', c == utf8.RuneError:
+			bytes += len(`\u0000`)
+		case c == '"', c == '\\':
+			bytes += 2
+		default:
+			bytes += utf8.RuneLen(c)
+		}
+		if bytes > shortText {
+			return text[:i] + fmt.Sprintf(" [%d more bytes]", len(text)-i)
+		}
 	}
-	cut := shortText
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + fmt.Sprintf(" [%d more bytes]", len(text)-cut)
+	return text
 }
 
-// bare leaves what says what happened, and nothing that somebody else could make long.
-func bare(r *Record) {
-	r.MoreActions += len(r.Actions)
-	r.Actions, r.Source, r.Policy, r.Approval, r.Evidence = nil, nil, nil, nil, nil
+// actions leaves what says what happened and what was asked of clusters.
+func actions(r *Record) {
+	r.Source, r.Approval, r.Evidence = nil, nil, nil
+	if r.Policy != nil {
+		r.Policy = &Policy{Digest: r.Policy.Digest, Decision: shorter(r.Policy.Decision)}
+	}
 	if p := r.Principal; p != nil {
 		p := *p
 		p.Issuer, p.Subject, p.Username, p.Client, p.OnBehalfOf, p.Groups = shorter(p.Issuer), shorter(p.Subject), shorter(p.Username), shorter(p.Client), shorter(p.OnBehalfOf), nil
@@ -161,4 +178,10 @@ func bare(r *Record) {
 		r.Tool = &Tool{Name: shorter(r.Tool.Name)}
 	}
 	r.Session = shorter(r.Session)
+}
+
+// bare leaves nothing that somebody else could make long.
+func bare(r *Record) {
+	r.MoreActions += len(r.Actions)
+	r.Actions = nil
 }

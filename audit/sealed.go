@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"filippo.io/age"
 )
@@ -24,6 +25,9 @@ func NewSealer(recipients []string) (*Sealer, error) {
 	}
 	s := &Sealer{}
 	for _, text := range recipients {
+		if strings.HasPrefix(strings.ToUpper(text), "AGE-SECRET-KEY-") {
+			return nil, errors.New("an age identity, which is secret, stands where a recipient belongs: age-keygen -y prints its recipient, which begins with age1; the identity must not be here")
+		}
 		r, err := age.ParseX25519Recipient(text)
 		if err != nil {
 			return nil, fmt.Errorf("reading the age recipient %q: %w; age-keygen prints one, which begins with age1", text, err)

@@ -3,6 +3,7 @@ package audit
 import (
 	"crypto/sha256"
 	"math/bits"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -20,7 +21,7 @@ func NewTree(size uint64, edge []tlog.Hash) Tree {
 	if len(edge) != bits.OnesCount64(size) {
 		panic("audit: an edge of another size")
 	}
-	return Tree{size, edge[:len(edge):len(edge)]}
+	return Tree{size, slices.Clone(edge)}
 }
 
 // EdgeIndexes are where tlog stores the edge of a tree of this size.

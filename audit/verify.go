@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -83,9 +84,15 @@ func NewVerification(key note.Verifier, signed [][]byte) *Verification {
 			v.checkpoints = append(v.checkpoints, c)
 		}
 	}
+	v.expect()
+	return v
+}
+
+// expect adds checkpoints whose signatures are known to be good.
+func (v *Verification) expect(more ...Checkpoint) {
+	v.checkpoints = append(v.checkpoints, more...)
 	slices.SortStableFunc(v.checkpoints, func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
 	v.compare()
-	return v
 }
 
 // firstLines names a checkpoint that cannot be read.
@@ -97,6 +104,11 @@ func firstLines(signed []byte) string {
 // Find adds a finding about one record.
 func (v *Verification) Find(kind string, seq uint64, format string, args ...any) {
 	v.find(kind, seq, seq, format, args...)
+}
+
+// FindAll adds a finding about the records from to to.
+func (v *Verification) FindAll(kind string, from, to uint64, format string, args ...any) {
+	v.find(kind, from, to, format, args...)
 }
 
 func (v *Verification) find(kind string, from, to uint64, format string, args ...any) {
@@ -209,8 +221,8 @@ func (v *Verification) Report(kind string) Report {
 func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report, error) {
 	// What the log says of itself counts for nothing that the checkpoints do not
 	// confirm: a record is under the root like every other.
-	var inner [][]byte
-	pruned := map[uint64][]tlog.Hash{}
+	inner := map[Checkpoint]bool{}
+	var gone Pruned
 	var first uint64
 	err := eachLine(log, func(n int, leaf []byte, _ bool) error {
 		if n == 1 {
@@ -224,12 +236,15 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 			return nil //nolint:nilerr // it is found when the lines are looked at one by one
 		}
 		if c := r.Checkpoint; c != nil && r.Type == LogCheckpoint {
-			if _, err := OpenCheckpoint([]byte(c.Note), key); err == nil {
-				inner = append(inner, []byte(c.Note))
+			if c, err := OpenCheckpoint([]byte(r.Checkpoint.Note), key); err == nil {
+				inner[c] = true
 			}
 		}
-		if p := r.Pruned; p != nil && r.Type == LogPruned && len(p.Edge) == bits.OnesCount64(p.RecordsBefore-1) {
-			pruned[p.RecordsBefore] = p.Edge
+		// The export begins where the last of what was pruned ends; there may have
+		// been more since it began.
+		if p := r.Pruned; p != nil && r.Type == LogPruned && gone.RecordsBefore <= p.RecordsBefore && p.RecordsBefore <= first &&
+			p.RecordsBefore > 1 && len(p.Edge) == bits.OnesCount64(p.RecordsBefore-1) {
+			gone = *p
 		}
 		return nil
 	})
@@ -244,11 +259,14 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 		v.find(Unsigned, 0, 0, "there is no checkpoint to check the log against")
 		return v.report, nil
 	}
-	v = NewVerification(key, append(signed, inner...))
-	if edge := pruned[first]; first > 1 && edge != nil {
-		v.Pruned(first, edge)
+	v.expect(slices.Collect(maps.Keys(inner))...)
+	if gone.RecordsBefore > 0 {
+		v.Pruned(gone.RecordsBefore, gone.Edge)
 	}
 	o := order{v: v, next: v.tree.Size() + 1}
+	if n := len(v.checkpoints); n > 0 {
+		o.top = v.checkpoints[n-1].Size
+	}
 	if err := eachLine(log, o.line); err != nil {
 		return Report{}, err
 	}
@@ -257,55 +275,113 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 }
 
 // order finds what is missing from the lines of a log, and what does not stand in
-// its place.
+// its place. What a line that does not fit means is told by the one that follows.
 type order struct {
 	v    *Verification
-	next uint64
-	gaps []Finding // what is missing so far
+	next uint64 // the record that is expected
+	top  uint64 // the newest record that a checkpoint is of
+	// other is a line with another number than was expected, if its line is not 0.
+	other struct {
+		line int
+		seq  uint64
+	}
+	// broken is how many lines were no records, and broken.line the first of them.
+	broken struct{ line, lines int }
+	gaps   []Finding       // what is missing so far
+	moved  map[uint64]bool // records that stand in other places
 }
 
 func (o *order) line(n int, leaf []byte, whole bool) error {
-	v := o.v
 	seq, ok := Seq(leaf)
 	switch {
 	case !whole:
-		v.find(Cut, o.next, o.next, "the log ends in the middle of line %d", n)
-		v.lost = true
+		o.settle(0)
+		last := max(o.next, o.top)
+		o.v.find(Cut, o.next, last, "the log ends in the middle of line %d, which is record %d", n, o.next)
+		o.v.lost = true
 		return nil
 	case !ok || !json.Valid(leaf):
-		v.find(Edited, o.next, o.next, "line %d is not a record; record %d is expected there", n, o.next)
-		v.lost = true
-		o.next++
-		return nil
-	case seq == o.next:
-		v.Leaf(leaf)
-		o.next++
-		return nil
-	case seq > o.next:
-		if len(o.gaps) < maxFindings {
-			o.gaps = append(o.gaps, Finding{From: o.next, To: seq - 1})
+		o.settleOther(0)
+		if o.broken.lines++; o.broken.lines == 1 {
+			o.broken.line = n
 		}
-		o.next = seq + 1
-	default:
-		v.find(Reordered, seq, seq, "record %d stands in line %d, after record %d", seq, n, o.next-1)
-		for i, gap := range o.gaps {
-			if gap.From == seq && gap.To == seq {
-				o.gaps = slices.Delete(o.gaps, i, i+1)
-				break
-			}
-		}
+		return nil
 	}
-	v.lost = true
+	o.settle(seq)
+	if seq == o.next {
+		o.v.Leaf(leaf)
+		o.next++
+	} else {
+		o.other.line, o.other.seq = n, seq
+	}
 	return nil
 }
 
+// settle says what the lines before this one were, which is of record seq, or 0 at
+// the end.
+func (o *order) settle(seq uint64) {
+	o.settleOther(seq)
+	if o.broken.lines == 0 {
+		return
+	}
+	to := o.next
+	switch {
+	case seq > o.next:
+		to = seq - 1
+	case seq == 0: // nothing good follows
+		to = max(to, o.top)
+	}
+	o.v.find(Edited, o.next, to, "%d lines from line %d on are not records; record %d is expected there", o.broken.lines, o.broken.line, o.next)
+	o.v.lost = true
+	if seq != o.next { // else they were put in between
+		o.next = to + 1
+	}
+	o.broken.lines = 0
+}
+
+func (o *order) settleOther(seq uint64) {
+	line, other := o.other.line, o.other.seq
+	if line == 0 {
+		return
+	}
+	o.other.line = 0
+	o.v.lost = true
+	switch {
+	case seq == o.next+1, seq == 0 && o.next <= o.top && (other < o.next || other > o.top):
+		o.v.find(Reordered, o.next, o.next, "line %d says that it is record %d, and record %d is expected there", line, other, o.next)
+		o.move(other)
+		o.next++
+	case seq == o.next, other < o.next, o.next > o.top:
+		o.v.find(Reordered, other, other, "record %d stands in line %d, after record %d", other, line, o.next-1)
+		o.move(other)
+	default:
+		if len(o.gaps) < maxFindings {
+			o.gaps = append(o.gaps, Finding{From: o.next, To: other - 1})
+		}
+		o.next = other + 1
+	}
+}
+
+func (o *order) move(seq uint64) {
+	if o.moved == nil {
+		o.moved = map[uint64]bool{}
+	}
+	if len(o.moved) < maxFindings {
+		o.moved[seq] = true
+	}
+}
+
 func (o *order) end() {
+	o.settle(0)
 	for _, gap := range o.gaps {
 		text := fmt.Sprintf("the records %d to %d are missing", gap.From, gap.To)
-		switch gap.From {
-		case gap.To:
+		single := gap.From == gap.To
+		if single && o.moved[gap.From] {
+			continue // it is there
+		}
+		if single {
 			text = fmt.Sprintf("record %d is missing", gap.From)
-		case 1:
+		} else if gap.From == 1 {
 			text += ": an export of a part of the log cannot be checked, only one from its first record on"
 		}
 		o.v.find(Removed, gap.From, gap.To, "%s", text)

@@ -46,7 +46,7 @@ func blockKey(seq uint64) []byte {
 }
 
 func (b block) add(r *audit.Record, leaf []byte) {
-	at := uint64(r.Time.UnixNano())
+	at := nanos(r.Time)
 	binary.BigEndian.PutUint64(b, min(at, binary.BigEndian.Uint64(b)))
 	binary.BigEndian.PutUint64(b[8:], max(at, binary.BigEndian.Uint64(b[8:])))
 	set := func(bit uint32) { b[blockHead+bit/8] |= 1 << (bit % 8) }
@@ -56,6 +56,14 @@ func (b block) add(r *audit.Record, leaf []byte) {
 		}
 	}
 	trigrams(audit.Lower(leaf), set)
+}
+
+// nanos is a time in ns since 1970; times before count as 1970.
+func nanos(t time.Time) uint64 {
+	if t.Year() < 1970 {
+		return 0
+	}
+	return uint64(t.UnixNano())
 }
 
 func bitsOf(term string) (bits [termBits]uint32) {
@@ -93,10 +101,10 @@ func want(q *audit.Query) wanted {
 	}
 	trigrams(q.Needle(), func(bit uint32) { w.bits = append(w.bits, bit) })
 	if !q.Since.IsZero() {
-		w.since = uint64(max(0, q.Since.UnixNano()))
+		w.since = nanos(q.Since)
 	}
 	if !q.Until.IsZero() {
-		w.until = uint64(max(0, q.Until.UnixNano()))
+		w.until = nanos(q.Until)
 	}
 	return w
 }
@@ -106,7 +114,7 @@ func (w *wanted) may(b block) bool {
 	if len(b) != blockHead+filterBits/8 {
 		return true // it is not ours; the records themselves say
 	}
-	if binary.BigEndian.Uint64(b[8:]) < w.since || binary.BigEndian.Uint64(b) >= w.until {
+	if binary.BigEndian.Uint64(b[8:]) < w.since || binary.BigEndian.Uint64(b) > w.until {
 		return false
 	}
 	for _, bit := range w.bits {

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/note"
@@ -22,18 +21,23 @@ import (
 // Its error is that the log cannot be read; what is wrong with it is in the Report.
 func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (audit.Report, error) {
 	var newest []byte
-	var last uint64
+	var signed [][]byte
+	var public string
+	var sequence uint64
+	ends := make([][]byte, len(columns))
 	err := s.view(func(tx *bbolt.Tx) error {
 		newest = bytes.Clone(tx.Bucket(bucketMeta).Get([]byte("checkpoint")))
-		if key, _ := tx.Bucket(bucketRecords).Cursor().Last(); len(key) == 8 {
-			last = binary.BigEndian.Uint64(key)
+		public = string(tx.Bucket(bucketMeta).Get([]byte("verifier")))
+		sequence = tx.Bucket(bucketRecords).Sequence()
+		for i, name := range columns {
+			end, _ := tx.Bucket(name).Cursor().Last()
+			ends[i] = bytes.Clone(end)
 		}
-		return nil
+		return tx.Bucket(bucketCheckpoints).ForEach(func(_, c []byte) error {
+			signed = append(signed, bytes.Clone(c))
+			return nil
+		})
 	})
-	if err != nil {
-		return audit.Report{}, err
-	}
-	signed, err := s.Checkpoints()
 	if err != nil {
 		return audit.Report{}, err
 	}
@@ -51,12 +55,28 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 		}
 	}
 	v := audit.NewVerification(key, all)
+	if stated, err := note.NewVerifier(public); err != nil || stated.Name() != key.Name() || stated.KeyHash() != key.KeyHash() {
+		v.Find(audit.KeyChanged, 0, "the file says that its key is %.200q", public)
+	}
+	last := sequence
+	if end := ends[0]; len(end) == 8 {
+		last = binary.BigEndian.Uint64(end)
+	}
 	head, err := audit.OpenCheckpoint(newest, key)
 	if err != nil {
 		head.Size = last // what there is is looked at, and the finding says that nothing vouches for it
 	}
-	if last > head.Size {
-		v.Find(audit.Unsigned, last, "record %d comes after the newest checkpoint, which is of %d records", last, head.Size)
+	if sequence != head.Size {
+		v.Find(audit.Edited, 0, "the file says that it has %d records, and its newest checkpoint is of %d", sequence, head.Size)
+	}
+	for i, end := range ends {
+		switch {
+		case bytes.Compare(end, seqKey(head.Size)) <= 0:
+		case i == 0 && last > head.Size:
+			v.FindAll(audit.Unsigned, head.Size+1, last, "the records %d to %d come after the newest checkpoint", head.Size+1, last)
+		default:
+			v.Find(audit.Edited, head.Size+1, "in %s something lies after the newest record", columns[i])
+		}
 	}
 	p := payloads{v: v, from: gone.PayloadsBefore}
 	for from := uint64(1); from <= head.Size; from += chunk {
@@ -64,27 +84,19 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 			return audit.Report{}, err
 		}
 		err := s.view(func(tx *bbolt.Tx) error {
-			records, hashes := tx.Bucket(bucketRecords).Cursor(), tx.Bucket(bucketHashes).Cursor()
-			p.cursor = tx.Bucket(bucketPayloads).Cursor()
-			rk, rv := records.Seek(seqKey(from))
-			hk, hv := hashes.Seek(seqKey(from))
-			p.key, p.value = p.cursor.Seek(seqKey(from))
+			records, hashes := newColumn(tx, bucketRecords, from), newColumn(tx, bucketHashes, from)
+			p.masked, p.sealed = newColumn(tx, bucketPayloads, from), newColumn(tx, bucketSealed, from)
 			for seq := from; seq < from+chunk && seq <= head.Size; seq++ {
-				key := seqKey(seq)
-				var leaf []byte
-				if bytes.Equal(rk, key) {
-					leaf = rv
-					rk, rv = records.Next()
-				}
+				leaf := records.take(v, seq)
+				packed := hashes.take(v, seq)
 				var known []tlog.Hash
-				if bytes.Equal(hk, key) {
-					for ; len(hv) >= tlog.HashSize; hv = hv[tlog.HashSize:] {
-						known = append(known, tlog.Hash(hv[:tlog.HashSize]))
+				if len(packed)%tlog.HashSize == 0 {
+					for ; len(packed) > 0; packed = packed[tlog.HashSize:] {
+						known = append(known, tlog.Hash(packed[:tlog.HashSize]))
 					}
-					hk, hv = hashes.Next()
 				}
 				v.Stored(leaf, seq < gone.RecordsBefore, known)
-				p.check(seq, key, leaf)
+				p.check(seq, leaf)
 			}
 			return nil
 		})
@@ -99,55 +111,110 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 	return report, nil
 }
 
+// columns are the buckets that have a row for a record, or for some.
+var columns = [][]byte{bucketRecords, bucketHashes, bucketPayloads, bucketSealed}
+
+// column reads one of them along the records.
+type column struct {
+	cursor     *bbolt.Cursor
+	name       []byte
+	key, value []byte
+}
+
+// newColumn begins with what comes after the record before from.
+func newColumn(tx *bbolt.Tx, name []byte, from uint64) *column {
+	c := &column{cursor: tx.Bucket(name).Cursor(), name: name}
+	if c.key, c.value = c.cursor.First(); from > 1 {
+		c.key, c.value = c.cursor.Seek(append(seqKey(from-1), 0))
+	}
+	return c
+}
+
+// take is what there is for a record, nil for nothing.
+func (c *column) take(v *audit.Verification, seq uint64) (value []byte) {
+	key := seqKey(seq)
+	for c.key != nil && bytes.Compare(c.key, key) < 0 {
+		v.Find(audit.Edited, seq, "in %s something that is of no record lies before that of record %d", c.name, seq)
+		c.key, c.value = c.cursor.Next()
+	}
+	if bytes.Equal(c.key, key) {
+		value = c.value
+		c.key, c.value = c.cursor.Next()
+	}
+	return value
+}
+
 // pruned is what retention has taken out, as the newest record of it says. That it is
 // one of the log's is seen when it is checked like all others.
 func (s *Store) pruned() (gone audit.Pruned, err error) {
-	stop := errors.New("found")
-	err = s.Search(&audit.Query{Type: audit.LogPruned}, 0, 0, true, func(_ uint64, leaf []byte) error {
-		var r audit.Record
-		if err := json.Unmarshal(leaf, &r); err != nil || r.Pruned == nil {
-			return err
+	// Search would not do: it ends at a record that is damaged.
+	w := want(&audit.Query{Type: audit.LogPruned})
+	err = s.view(func(tx *bbolt.Tx) error {
+		index, records := tx.Bucket(bucketIndex), tx.Bucket(bucketRecords).Cursor()
+		last, _ := records.Last()
+		if len(last) != 8 {
+			return nil
 		}
-		gone = *r.Pruned
-		return stop
+		for to := binary.BigEndian.Uint64(last); to > 0; to = (to - 1) / blockRecords * blockRecords {
+			if b := index.Get(blockKey(to)); b != nil && !w.may(b) {
+				continue
+			}
+			before := seqKey((to - 1) / blockRecords * blockRecords)
+			k, leaf := records.Seek(seqKey(to))
+			if k == nil {
+				k, leaf = records.Last()
+			}
+			for ; bytes.Compare(k, before) > 0; k, leaf = records.Prev() {
+				var r audit.Record
+				if bytes.Contains(leaf, prunedType) && json.Unmarshal(leaf, &r) == nil && r.Type == audit.LogPruned && r.Pruned != nil {
+					gone = *r.Pruned
+					return nil
+				}
+			}
+		}
+		return nil
 	})
-	if errors.Is(err, stop) {
-		err = nil
-	}
 	return gone, err
 }
 
+var prunedType = []byte(`"type":"` + audit.LogPruned + `"`)
+
 // payloads compares what lies beside records with what they commit to.
 type payloads struct {
-	v          *audit.Verification
-	from       uint64 // retention took out those before
-	cursor     *bbolt.Cursor
-	key, value []byte
+	v              *audit.Verification
+	from           uint64 // retention took out those before
+	masked, sealed *column
 }
 
 var commits = []byte(`"payload":{"sha256":"`)
 
-func (p *payloads) check(seq uint64, key, leaf []byte) {
-	var packed []byte
-	if bytes.Equal(p.key, key) {
-		packed = p.value
-		p.key, p.value = p.cursor.Next()
-	}
+func (p *payloads) check(seq uint64, leaf []byte) {
+	packed, sealed := p.masked.take(p.v, seq), p.sealed.take(p.v, seq)
 	var r struct {
 		Payload *audit.Payload `json:"payload"`
 	}
-	if bytes.Contains(leaf, commits) && json.Unmarshal(leaf, &r) != nil {
+	if leaf == nil || bytes.Contains(leaf, commits) && json.Unmarshal(leaf, &r) != nil {
 		return // which is found otherwise
 	}
-	switch {
-	case r.Payload == nil && packed != nil && leaf != nil:
-		p.v.Find(audit.Edited, seq, "beside record %d lies a payload that it does not tell of", seq)
-	case r.Payload != nil && packed == nil && seq >= p.from:
-		p.v.Find(audit.Removed, seq, "the payload of record %d is missing", seq)
-	case r.Payload != nil && packed != nil:
+	if r.Payload == nil {
+		if packed != nil || sealed != nil {
+			p.v.Find(audit.Edited, seq, "beside record %d lies a payload that it does not tell of", seq)
+		}
+		return
+	}
+	if packed != nil {
 		data, err := audit.Unpack(packed)
 		if sum := sha256.Sum256(data); err != nil || hex.EncodeToString(sum[:]) != r.Payload.SHA256 {
 			p.v.Find(audit.Edited, seq, "the payload of record %d is not what the record tells of", seq)
 		}
+	} else if seq >= p.from {
+		p.v.Find(audit.Removed, seq, "the payload of record %d is missing", seq)
+	}
+	// What a sealed payload holds only the auditors can check: Unseal does.
+	switch {
+	case r.Payload.Sealed == "" && sealed != nil:
+		p.v.Find(audit.Edited, seq, "beside record %d lies a sealed payload that it does not tell of", seq)
+	case r.Payload.Sealed != "" && sealed == nil && seq >= p.from:
+		p.v.Find(audit.Removed, seq, "the sealed payload of record %d is missing", seq)
 	}
 }
