@@ -109,7 +109,7 @@ func TestSearch(t *testing.T) {
 	fill(t, s, maker, 1300, 50) // a block that was begun before the restart and ended after it
 	check("1300", 200)
 	for _, before := range []uint64{2, 257, 400} {
-		prune(t, s, before, before)
+		pruneTo(t, s, before, before)
 		check(fmt.Sprint("pruned before ", before), 100)
 		reopen()
 		check(fmt.Sprint("pruned before ", before, " and opened again"), 50)

@@ -89,30 +89,19 @@ func unsynced(t testing.TB, path string) *Store {
 	return s
 }
 
-// prune takes out what comes before a record, as retention does, and records that.
-func prune(t testing.TB, s *Store, records, payloads uint64) {
+// pruning is a record that has the store take out what comes before others.
+func pruning(t testing.TB, s *Store, records, payloads uint64) gate.Entry {
 	t.Helper()
 	edge, err := s.ReadHashes(audit.EdgeIndexes(records - 1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := audit.Record{V: audit.Version, ID: "pruned", Time: logtest.Start, Type: audit.LogPruned, Pruned: &audit.Pruned{RecordsBefore: records, PayloadsBefore: payloads, Edge: edge}}
-	if err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{{Record: r}}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.db.Update(func(tx *bbolt.Tx) error {
-		for seq := uint64(1); seq < max(records, payloads); seq++ {
-			for _, name := range [][]byte{bucketRecords, bucketPayloads, bucketSealed} {
-				if name[0] == 'r' && seq >= records || name[0] != 'r' && seq >= payloads {
-					continue
-				}
-				if err := tx.Bucket(name).Delete(seqKey(seq)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}); err != nil {
+	return gate.Entry{Record: audit.Record{V: audit.Version, ID: "pruned", Time: logtest.Start, Type: audit.LogPruned, Pruned: &audit.Pruned{RecordsBefore: records, PayloadsBefore: payloads, Edge: edge}}}
+}
+
+func pruneTo(t testing.TB, s *Store, records, payloads uint64) {
+	t.Helper()
+	if err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{pruning(t, s, records, payloads)}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -141,58 +130,73 @@ func TestUntouched(t *testing.T) {
 		fill(t, s, maker, size, 40)
 		check(fmt.Sprint(size), 1)
 	}
-	prune(t, s, 1, 100)
+	pruneTo(t, s, 1, 100)
 	check("payloads pruned", 1)
-	prune(t, s, 70, 200)
+	pruneTo(t, s, 70, 200)
 	check("records pruned", 70)
-	prune(t, s, 257, 280)
+	pruneTo(t, s, 257, 280)
 	check("pruned to a block's end", 257)
 	s.Close()
 	s = unsynced(t, path)
 	check("opened again", 257)
-	prune(t, s, 303, 303)
+	pruneTo(t, s, 303, 303)
 	check("pruned but for the newest", 303)
 }
 
 func TestUntouchedWhileItGrows(t *testing.T) {
-	s := unsynced(t, filepath.Join(t.TempDir(), "store.db"))
-	defer s.Close()
-	maker := logtest.New(1)
-	fill(t, s, maker, 50, 10)
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for n := 0; n < 400 && err == nil; n++ {
-			e := gate.Entry{Record: maker.Next().Record}
-			e.Record.Payload = nil
-			if n%3 == 0 {
-				e = anchored(t, s, e.Record.Time)
+	for _, prune := range []bool{false, true} {
+		t.Run(fmt.Sprint("pruned ", prune), func(t *testing.T) {
+			s := unsynced(t, filepath.Join(t.TempDir(), "store.db"))
+			defer s.Close()
+			maker := logtest.New(1)
+			fill(t, s, maker, 2500, 1000) // which is verified in several pieces
+			stop, done := make(chan struct{}), make(chan error, 1)
+			go func() {
+				for n := uint64(1); ; n++ {
+					select {
+					case <-stop:
+						done <- nil
+						return
+					default:
+					}
+					made := maker.Next()
+					e := gate.Entry{Record: made.Record, Payload: made.Payload}
+					switch {
+					case n%3 == 0:
+						e = anchored(t, s, e.Record.Time)
+					case prune && n%3 == 1 && n < 300:
+						e = pruning(t, s, 5*n, 8*n)
+					}
+					if err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{e}}); err != nil {
+						done <- err
+						return
+					}
+				}
+			}()
+			defer func() {
+				close(stop)
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}()
+			for range 5 {
+				signed := checkpoint(t, s)
+				if report := verified(t, s, s.signer.verifier, signed); len(report.Findings) > 0 {
+					t.Fatalf("%+v", report.Findings)
+				}
+				if prune {
+					continue
+				}
+				// An export up to the checkpoint that was taken first is whole.
+				c, err := audit.OpenCheckpoint(signed, s.signer.verifier)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if report, err := audit.VerifyExport(bytes.NewReader(logtest.Export(leaves(t, s)[:c.Size])), s.signer.verifier, [][]byte{signed}); err != nil || len(report.Findings) > 0 {
+					t.Fatalf("%v, %+v", err, report.Findings)
+				}
 			}
-			err = s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{e}})
-		}
-		done <- err
-	}()
-	for rounds := 0; ; rounds++ {
-		select {
-		case err := <-done:
-			if err != nil || rounds < 3 {
-				t.Fatalf("%d rounds, %v", rounds, err)
-			}
-			return
-		default:
-		}
-		// An export up to the checkpoint that was taken first is whole.
-		signed := checkpoint(t, s)
-		c, err := audit.OpenCheckpoint(signed, s.signer.verifier)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if report := verified(t, s, s.signer.verifier, signed); len(report.Findings) > 0 {
-			t.Fatalf("%+v", report.Findings)
-		}
-		if report, err := audit.VerifyExport(bytes.NewReader(logtest.Export(leaves(t, s)[:c.Size])), s.signer.verifier, [][]byte{signed}); err != nil || len(report.Findings) > 0 {
-			t.Fatalf("%v, %+v", err, report.Findings)
-		}
+		})
 	}
 }
 

@@ -41,10 +41,6 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 	if err != nil {
 		return audit.Report{}, err
 	}
-	gone, err := s.pruned()
-	if err != nil {
-		return audit.Report{}, err
-	}
 	// An anchored checkpoint is among the stored ones, too; each is looked at once.
 	all := [][]byte{newest}
 	seen := map[string]bool{string(newest): true}
@@ -78,24 +74,28 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 			v.Find(audit.Edited, head.Size+1, "in %s something lies after the newest record", columns[i])
 		}
 	}
-	p := payloads{v: v, from: gone.PayloadsBefore}
+	var gone audit.Pruned
+	var known uint64
+	p := payloads{v: v}
 	for from := uint64(1); from <= head.Size; from += chunk {
 		if err := ctx.Err(); err != nil {
 			return audit.Report{}, err
 		}
 		err := s.view(func(tx *bbolt.Tx) error {
+			known = prunedSince(tx, known, &gone) // retention goes on meanwhile
+			p.from = gone.PayloadsBefore
 			records, hashes := newColumn(tx, bucketRecords, from), newColumn(tx, bucketHashes, from)
 			p.masked, p.sealed = newColumn(tx, bucketPayloads, from), newColumn(tx, bucketSealed, from)
 			for seq := from; seq < from+chunk && seq <= head.Size; seq++ {
 				leaf := records.take(v, seq)
 				packed := hashes.take(v, seq)
-				var known []tlog.Hash
+				var row []tlog.Hash
 				if len(packed)%tlog.HashSize == 0 {
 					for ; len(packed) > 0; packed = packed[tlog.HashSize:] {
-						known = append(known, tlog.Hash(packed[:tlog.HashSize]))
+						row = append(row, tlog.Hash(packed[:tlog.HashSize]))
 					}
 				}
-				v.Stored(leaf, seq < gone.RecordsBefore, known)
+				v.Stored(leaf, seq < gone.RecordsBefore, row)
 				p.check(seq, leaf)
 			}
 			return nil
@@ -147,34 +147,43 @@ func (c *column) take(v *audit.Verification, seq uint64) (value []byte) {
 // pruned is what retention has taken out, as the newest record of it says. That it is
 // one of the log's is seen when it is checked like all others.
 func (s *Store) pruned() (gone audit.Pruned, err error) {
-	// Search would not do: it ends at a record that is damaged.
-	w := want(&audit.Query{Type: audit.LogPruned})
 	err = s.view(func(tx *bbolt.Tx) error {
-		index, records := tx.Bucket(bucketIndex), tx.Bucket(bucketRecords).Cursor()
-		last, _ := records.Last()
-		if len(last) != 8 {
-			return nil
-		}
-		for to := binary.BigEndian.Uint64(last); to > 0; to = (to - 1) / blockRecords * blockRecords {
-			if b := index.Get(blockKey(to)); b != nil && !w.may(b) {
-				continue
-			}
-			before := seqKey((to - 1) / blockRecords * blockRecords)
-			k, leaf := records.Seek(seqKey(to))
-			if k == nil {
-				k, leaf = records.Last()
-			}
-			for ; bytes.Compare(k, before) > 0; k, leaf = records.Prev() {
-				var r audit.Record
-				if bytes.Contains(leaf, prunedType) && json.Unmarshal(leaf, &r) == nil && r.Type == audit.LogPruned && r.Pruned != nil {
-					gone = *r.Pruned
-					return nil
-				}
-			}
-		}
+		prunedSince(tx, 0, &gone)
 		return nil
 	})
 	return gone, err
+}
+
+// prunedSince looks for it in the records after one, and leaves gone as it is where
+// they say nothing. It returns the newest record. Search would not do: it ends at a
+// record that is damaged.
+func prunedSince(tx *bbolt.Tx, after uint64, gone *audit.Pruned) (newest uint64) {
+	w := want(&audit.Query{Type: audit.LogPruned})
+	index, records := tx.Bucket(bucketIndex), tx.Bucket(bucketRecords).Cursor()
+	last, _ := records.Last()
+	if len(last) != 8 {
+		return after
+	}
+	newest = binary.BigEndian.Uint64(last)
+	var begin uint64 // of the block, less one
+	for to := newest; to > after; to = begin {
+		begin = (to - 1) / blockRecords * blockRecords
+		if b := index.Get(blockKey(to)); b != nil && !w.may(b) {
+			continue
+		}
+		k, leaf := records.Seek(seqKey(to))
+		if k == nil {
+			k, leaf = records.Last()
+		}
+		for end := seqKey(max(after, begin)); bytes.Compare(k, end) > 0; k, leaf = records.Prev() {
+			var r audit.Record
+			if bytes.Contains(leaf, prunedType) && json.Unmarshal(leaf, &r) == nil && r.Type == audit.LogPruned && r.Pruned != nil {
+				*gone = *r.Pruned
+				return newest
+			}
+		}
+	}
+	return newest
 }
 
 var prunedType = []byte(`"type":"` + audit.LogPruned + `"`)
