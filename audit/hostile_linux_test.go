@@ -2,6 +2,7 @@ package audit
 
 import (
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -28,17 +29,23 @@ func TestHostileText(t *testing.T) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	measure := func(fragment string, size int) time.Duration {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // so that nobody's rubbish is cleared meanwhile
+	measure := func(fragment string, size, tries int) time.Duration {
 		text := strings.Repeat(fragment, size/len(fragment)+1)[:size]
-		start := spent(t)
-		MaskText(text)
-		return spent(t) - start
+		best := time.Hour
+		for range tries {
+			start := spent(t)
+			MaskText(text)
+			best = min(best, spent(t)-start)
+		}
+		return best
 	}
 	check := func(name, fragment string, size int) {
 		const most = 3.2
 		var once, twice time.Duration
-		for range 5 {
-			once, twice = measure(fragment, size), measure(fragment, 2*size)
+		for tries := range 5 {
+			runtime.GC()
+			once, twice = measure(fragment, size, tries+1), measure(fragment, 2*size, tries+1)
 			if float64(twice) <= most*float64(once) {
 				return
 			}
