@@ -1,0 +1,251 @@
+package storage
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"countersign/audit"
+	"countersign/audit/logtest"
+	"countersign/gate"
+)
+
+// BenchmarkAppend is of one record each, by so many writers. x-fsync is how many times
+// as fast that is as writing a file of the same lines with an fsync after each.
+func BenchmarkAppend(b *testing.B) {
+	for _, writers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
+			s, err := Open(filepath.Join(b.TempDir(), "store.db"), Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			maker := logtest.New(1)
+			entries := make([]gate.Entry, b.N)
+			for i := range entries {
+				entries[i].Record = maker.Next().Record
+				entries[i].Record.Payload = nil
+			}
+			leaf, err := audit.Leaf(&entries[0].Record)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var next atomic.Int64
+			var group sync.WaitGroup
+			b.ResetTimer()
+			for range writers {
+				group.Go(func() {
+					for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
+						if err := s.Commit(context.Background(), gate.Batch{Entries: entries[i : i+1]}); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			b.StopTimer()
+			each := b.Elapsed() / time.Duration(b.N)
+			b.ReportMetric(float64(fsyncs(b, leaf, min(b.N, 300)))/float64(each), "x-fsync")
+		})
+	}
+}
+
+// fsyncs is how long one write with its fsync takes.
+func fsyncs(b *testing.B, line []byte, n int) time.Duration {
+	b.Helper()
+	f, err := os.Create(filepath.Join(b.TempDir(), "lines"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	start := time.Now()
+	for range n {
+		if _, err := f.Write(append(line, '\n')); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return time.Since(start) / time.Duration(n)
+}
+
+const million = 1_000_000
+
+// rare is a resource that three of the million records are about.
+const rare = "certificates.k8s.io/v1/certificatesigningrequests"
+
+// BenchmarkMillion is what is done with a log of a million records.
+func BenchmarkMillion(b *testing.B) {
+	folder := b.TempDir()
+	path := filepath.Join(folder, "store.db")
+	s, err := Open(path, Options{Origin: "log.example.com"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.db.NoSync = true
+	maker, start := logtest.New(1), time.Now()
+	var middle audit.Record
+	for n := 0; n < million; {
+		entries := make([]gate.Entry, 5000)
+		for i := range entries {
+			made := maker.Next()
+			n++
+			if n == million/2+1 {
+				middle = made.Record
+			}
+			if n == 100_001 || n == 500_001 || n == 900_001 {
+				made.Record.Actions = []audit.Action{{Cluster: "production", Verb: "patch", Resource: rare, Subresource: "approval", Name: "node-csr"}}
+			}
+			entries[i] = gate.Entry{Record: made.Record, Payload: made.Payload}
+		}
+		if n%50_000 == 0 {
+			entries[len(entries)-1] = anchored(b, s, entries[0].Record.Time)
+		}
+		if err := s.Commit(b.Context(), gate.Batch{Entries: entries}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := errors.Join(s.db.Sync(), s.Close()); err != nil {
+		b.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Logf("made in %v, %d MB", time.Since(start).Round(time.Second), info.Size()>>20)
+
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			opened, err := Open(path, Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			opened.Close()
+			b.StartTimer()
+		}
+	})
+
+	if s, err = Open(path, Options{}); err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	signed, err := s.Checkpoint()
+	if err != nil {
+		b.Fatal(err)
+	}
+	export := filepath.Join(folder, "audit.jsonl")
+	b.Run("export", func(b *testing.B) {
+		for b.Loop() {
+			f, err := os.Create(export)
+			if err != nil {
+				b.Fatal(err)
+			}
+			w := bufio.NewWriterSize(f, 64<<10)
+			if err := errors.Join(s.Records(1, audit.JSONL(w)), w.Flush(), f.Close()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		perSecond(b)
+	})
+	b.Run("verify", func(b *testing.B) {
+		peak := peakHeap(b)
+		for b.Loop() {
+			if report, err := s.Verify(b.Context(), s.signer.verifier, nil); err != nil || len(report.Findings) > 0 || report.Size != million {
+				b.Fatalf("%+v, %v", report, err)
+			}
+		}
+		perSecond(b)
+		b.ReportMetric(peak(), "MB-heap")
+	})
+	b.Run("verify export", func(b *testing.B) {
+		peak := peakHeap(b)
+		for b.Loop() {
+			f, err := os.Open(export)
+			if err != nil {
+				b.Fatal(err)
+			}
+			report, err := audit.VerifyExport(f, s.signer.verifier, [][]byte{signed})
+			if f.Close(); err != nil || len(report.Findings) > 0 || report.Size != million {
+				b.Fatalf("%+v, %v", report, err)
+			}
+		}
+		perSecond(b)
+		b.ReportMetric(peak(), "MB-heap")
+	})
+
+	for _, row := range []struct {
+		name  string
+		query audit.Query
+		most  int // newest
+		least int // are found
+	}{
+		{"session", audit.Query{Session: middle.Session}, 50, 5},
+		{"operation", audit.Query{Op: middle.Op}, 50, 2},
+		{"rare resource", audit.Query{Resource: rare}, 50, 3},
+		{"common resource", audit.Query{Resource: "apps/v1/deployments"}, 50, 50},
+		{"common resource, plural", audit.Query{Resource: "deployments"}, 50, 50},
+		{"name and namespace", audit.Query{Namespace: logtest.Common, Name: "app-7"}, 50, 50},
+		{"principal and failure", audit.Query{Principal: "system:serviceaccount:agents:agent-7", Outcome: audit.Failure}, 50, 50},
+		{"an hour in the middle", audit.Query{Since: middle.Time, Until: middle.Time.Add(time.Hour), Outcome: audit.Denied}, 50, 50},
+		{"absent", audit.Query{Session: "nobody's"}, 50, 0},
+		{"text", audit.Query{Text: "node-csr"}, 50, 3},
+	} {
+		b.Run("search "+row.name, func(b *testing.B) {
+			enough := errors.New("enough")
+			for b.Loop() {
+				found := 0
+				err := s.Search(&row.query, 0, 0, true, func(uint64, []byte) error {
+					if found++; found == row.most {
+						return enough
+					}
+					return nil
+				})
+				if err != nil && !errors.Is(err, enough) || found < row.least {
+					b.Fatalf("%d found, %v", found, err)
+				}
+			}
+		})
+	}
+}
+
+func perSecond(b *testing.B) {
+	b.ReportMetric(float64(b.N)*million/b.Elapsed().Seconds(), "records/s")
+}
+
+// peakHeap watches the heap until its result is asked for, in MB.
+func peakHeap(b *testing.B) func() float64 {
+	b.Helper()
+	var most uint64
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				metrics.Read(sample)
+				most = max(most, sample[0].Value.Uint64())
+			}
+		}
+	}()
+	return func() float64 {
+		close(stop)
+		<-done
+		return float64(most) / (1 << 20)
+	}
+}
