@@ -122,6 +122,23 @@ type Action struct {
 	Code    int    `json:"code,omitempty"`
 }
 
+// String is the request in a few words.
+func (a Action) String() string {
+	text := a.Verb + " " + a.Resource
+	if a.Subresource != "" {
+		text += "/" + a.Subresource
+	}
+	switch {
+	case a.Namespace != "" && a.Name != "":
+		text += " " + a.Namespace + "/" + a.Name
+	case a.Namespace != "":
+		text += " in " + a.Namespace
+	case a.Name != "":
+		text += " " + a.Name
+	}
+	return text
+}
+
 // Policy is what policy said.
 type Policy struct {
 	Digest   string   `json:"digest"`

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"time"
 
@@ -128,7 +129,8 @@ func (w *wanted) may(b block) bool {
 // Search calls f with the exact bytes of every record that the query is about, of
 // those with sequence numbers from..to, both included; to 0 is the newest. They come
 // in order, or the newest first. It ends when f returns an error, which it returns.
-// The bytes are valid only during the call.
+// The bytes are valid only during the call. While f runs no transaction is open, so
+// that f may be slow: one that lasts can keep the writer waiting.
 func (s *Store) Search(q *audit.Query, from, to uint64, newestFirst bool, f func(seq uint64, record []byte) error) error {
 	if q.Until.Year() > 2262 || q.Since.Year() > 2262 {
 		return errors.New("searching: a time after 2262 cannot be looked for")
@@ -145,6 +147,7 @@ func (s *Store) Search(q *audit.Query, from, to uint64, newestFirst bool, f func
 		return nil
 	}
 	w := want(q)
+	var found found
 	first, last := (from-1)/blockRecords, (to-1)/blockRecords
 	for n := first; n <= last; n++ {
 		number := n
@@ -153,6 +156,7 @@ func (s *Store) Search(q *audit.Query, from, to uint64, newestFirst bool, f func
 		}
 		// One transaction a block that is read, so that none lasts; blocks that are
 		// passed over are passed over within it.
+		found.clear()
 		err := s.view(func(tx *bbolt.Tx) error {
 			index := tx.Bucket(bucketIndex)
 			for {
@@ -167,8 +171,11 @@ func (s *Store) Search(q *audit.Query, from, to uint64, newestFirst bool, f func
 					number = last - (n - first)
 				}
 			}
-			return searchBlock(tx, q, max(from, number*blockRecords+1), min(to, (number+1)*blockRecords), newestFirst, f)
+			return searchBlock(tx, q, max(from, number*blockRecords+1), min(to, (number+1)*blockRecords), newestFirst, found.add)
 		})
+		if failed := found.each(f); failed != nil {
+			return failed
+		}
 		if err != nil {
 			return err
 		}
@@ -176,7 +183,32 @@ func (s *Store) Search(q *audit.Query, from, to uint64, newestFirst bool, f func
 	return nil
 }
 
-func searchBlock(tx *bbolt.Tx, q *audit.Query, from, to uint64, newestFirst bool, f func(seq uint64, record []byte) error) error {
+// found are copies of records of one block.
+type found struct {
+	seqs  []uint64
+	ends  []int // of each in bytes
+	bytes []byte
+}
+
+func (r *found) clear() { r.seqs, r.ends, r.bytes = r.seqs[:0], r.ends[:0], r.bytes[:0] }
+
+func (r *found) add(seq uint64, record []byte) {
+	r.bytes = append(r.bytes, record...)
+	r.seqs, r.ends = append(r.seqs, seq), append(r.ends, len(r.bytes))
+}
+
+func (r *found) each(f func(seq uint64, record []byte) error) error {
+	start := 0
+	for i, seq := range r.seqs {
+		if err := f(seq, r.bytes[start:r.ends[i]:r.ends[i]]); err != nil {
+			return err
+		}
+		start = r.ends[i]
+	}
+	return nil
+}
+
+func searchBlock(tx *bbolt.Tx, q *audit.Query, from, to uint64, newestFirst bool, add func(seq uint64, record []byte)) error {
 	cursor := tx.Bucket(bucketRecords).Cursor()
 	key := func(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 	k, v := cursor.Seek(key(from))
@@ -195,12 +227,12 @@ func searchBlock(tx *bbolt.Tx, q *audit.Query, from, to uint64, newestFirst bool
 		case newestFirst && seq < from, !newestFirst && seq > to:
 			return nil
 		}
-		found, err := q.Match(v)
-		if err == nil && found {
-			err = f(seq, v)
-		}
+		matches, err := q.Match(v)
 		if err != nil {
-			return err
+			return fmt.Errorf("record %d cannot be read: %w", seq, err)
+		}
+		if matches {
+			add(seq, v)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sync"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/note"
@@ -257,28 +258,34 @@ func (s *Store) Head() (seq uint64, record []byte, err error) {
 	return seq, record, err
 }
 
-// chunk is how many records are read in one transaction. A read that lasts
-// keeps the file from reusing pages, so a long one is cut into pieces.
-const chunk = 1000
-
 // Records calls f with the exact bytes of every record from seq on, in order,
 // until f returns an error. The bytes are valid only during the call.
 func (s *Store) Records(from uint64, f func(seq uint64, record []byte) error) error {
-	for {
-		n := 0
-		err := s.view(func(tx *bbolt.Tx) error {
-			cursor := tx.Bucket(bucketRecords).Cursor()
-			for k, v := cursor.Seek(seqKey(from)); k != nil && n < chunk; k, v = cursor.Next() {
-				seq := binary.BigEndian.Uint64(k)
-				if err := f(seq, v); err != nil {
-					return err
-				}
-				from, n = seq+1, n+1
-			}
-			return nil
-		})
-		if err != nil || n < chunk {
-			return err
-		}
+	return s.Search(&audit.Query{}, from, 0, false, f)
+}
+
+// news tells those who follow the log that it has grown.
+type news struct {
+	mu   sync.Mutex
+	next chan struct{} // nil while nobody waits
+}
+
+// Committed returns a channel that is closed after the next commit. Who takes it
+// before looking at the log misses nothing.
+func (s *Store) Committed() <-chan struct{} {
+	s.news.mu.Lock()
+	defer s.news.mu.Unlock()
+	if s.news.next == nil {
+		s.news.next = make(chan struct{})
+	}
+	return s.news.next
+}
+
+func (n *news) tell() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.next != nil {
+		close(n.next)
+		n.next = nil
 	}
 }

@@ -72,6 +72,7 @@ type Store struct {
 	seal      *sealer
 	signer    *signer
 	log       logEnd // the writer's own
+	news      news
 	queue     chan *commit
 	closing   chan struct{}
 	writer    sync.WaitGroup
@@ -303,6 +304,7 @@ func (s *Store) commit(group []*commit) {
 		default: // it will look for all there is
 		}
 	}
+	s.news.tell()
 	for i, c := range group {
 		crashpoint("after", &c.batch)
 		if err != nil {

@@ -15,6 +15,10 @@ import (
 	"countersign/audit"
 )
 
+// chunk is how many records are checked in one transaction. A read that lasts keeps
+// the file from reusing pages, and can keep the writer waiting.
+const chunk = 1000
+
 // Verify checks the whole log, its hashes and its payloads against the newest
 // checkpoint, those that were anchored, and more that were got otherwise, all of
 // which must be signed with the key. What is appended meanwhile is left out.
