@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"countersign/approvals"
@@ -80,34 +79,6 @@ func (c *Client) Unlock(ctx context.Context, id string) (l approvals.Lock, err e
 	return l, c.do(ctx, http.MethodDelete, "/v1/locks/"+url.PathEscape(id), nil, &l)
 }
 
-// Export writes the records from a sequence number on as JSONL.
-func (c *Client) Export(ctx context.Context, from uint64, w io.Writer) error {
-	body, err := c.request(ctx, http.MethodGet, "/v1/records?from="+strconv.FormatUint(from, 10), nil)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if _, err := io.Copy(w, body); err != nil {
-		return fmt.Errorf("exporting: the server broke off: %w", err)
-	}
-	return nil
-}
-
-// Payload reads what a record commits to, masked; empty where that is nothing or not
-// kept any more.
-func (c *Client) Payload(ctx context.Context, seq uint64) ([]byte, error) {
-	body, err := c.request(ctx, http.MethodGet, "/v1/payloads/"+strconv.FormatUint(seq, 10), nil)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	payload, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("reading the payload of record %d: the server broke off: %w", seq, err)
-	}
-	return payload, nil
-}
-
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	body, err := c.request(ctx, method, path, in)
 	if err != nil {
@@ -144,7 +115,20 @@ func (c *Client) request(ctx context.Context, method, path string, in any) (io.R
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, errors.New(strings.TrimSpace(string(text)))
+		return nil, &answer{resp.StatusCode, strings.TrimSpace(string(text))}
 	}
 	return resp.Body, nil
+}
+
+// answer is an error that the server answered with.
+type answer struct {
+	code int
+	text string
+}
+
+func (a *answer) Error() string { return a.text }
+
+// Is makes what the server did not find gate.ErrNotFound here too.
+func (a *answer) Is(target error) bool {
+	return a.code == http.StatusNotFound && target == gate.ErrNotFound
 }

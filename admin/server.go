@@ -17,10 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"countersign/approvals"
-	"countersign/audit"
 	"countersign/gate"
 	"countersign/policy"
 )
@@ -29,17 +26,15 @@ import (
 type Server struct {
 	Gate  *gate.Gate
 	Store gate.Store
-	// Records streams the log from a sequence number on.
-	Records func(from uint64, f func(seq uint64, record []byte) error) error
-	// Verify checks the log against its checkpoints and against more.
-	Verify func(ctx context.Context, key note.Verifier, more [][]byte) (audit.Report, error)
-	// Payload is what the record of a sequence number commits to.
-	Payload func(seq uint64) ([]byte, error)
+	// Audit is the log.
+	Audit Audit
 	// Status says how the server is.
 	Status func() Status
 	// People says who a local user is, and in which approver sets.
 	People *approvals.Directory
 	Log    *slog.Logger
+
+	readers chan struct{} // one item for each that reads the log
 }
 
 // Status is how a server is.
@@ -157,6 +152,7 @@ type peerKey struct{}
 
 // HTTP returns the server for a listener of Listen.
 func (s *Server) HTTP() *http.Server {
+	s.readers = make(chan struct{}, maxReaders)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/operations", s.list)
 	mux.HandleFunc("GET /v1/operations/{id}", s.show)
@@ -168,7 +164,10 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("DELETE /v1/locks/{id}", s.unlock)
 	mux.HandleFunc("GET /v1/records", s.records)
 	mux.HandleFunc("POST /v1/verify", s.verify)
-	mux.HandleFunc("GET /v1/payloads/{seq}", s.payload)
+	mux.HandleFunc("GET /v1/payloads/{seq}", func(w http.ResponseWriter, r *http.Request) { s.payload(w, r, s.Audit.Payload) })
+	mux.HandleFunc("GET /v1/payloads/{seq}/sealed", func(w http.ResponseWriter, r *http.Request) { s.payload(w, r, s.Audit.SealedPayload) })
+	mux.HandleFunc("GET /v1/checkpoint", s.checkpoint)
+	mux.HandleFunc("GET /v1/hashes", s.hashes)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
 		Handler:           mux,
@@ -326,35 +325,6 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, grant)
-}
-
-func (s *Server) records(w http.ResponseWriter, r *http.Request) {
-	from, err := strconv.ParseUint(r.FormValue("from"), 10, 64)
-	if err != nil {
-		http.Error(w, "from is not a sequence number", http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "application/jsonl")
-	if err := s.Records(from, audit.JSONL(w)); err != nil {
-		s.Log.Error("exporting records", "err", err)
-		panic(http.ErrAbortHandler) // so that the reader sees that it is not whole
-	}
-}
-
-// payload is what a record commits to, masked as it is stored; empty where that is nothing.
-func (s *Server) payload(w http.ResponseWriter, r *http.Request) {
-	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
-	if err != nil {
-		http.Error(w, "what follows /v1/payloads/ is not a sequence number", http.StatusBadRequest)
-		return
-	}
-	payload, err := s.Payload(seq)
-	if err != nil && !errors.Is(err, gate.ErrNotFound) {
-		s.fail(w, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(payload)
 }
 
 func (s *Server) fail(w http.ResponseWriter, err error) {

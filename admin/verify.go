@@ -38,7 +38,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	for i, c := range v.Checkpoints {
 		signed[i] = []byte(c)
 	}
-	report, err := s.Verify(r.Context(), key, signed)
+	report, err := s.Audit.Verify(r.Context(), key, signed)
 	if err != nil {
 		s.fail(w, err)
 		return
