@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -140,7 +139,7 @@ func serve(t *testing.T) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := (&Server{Gate: g, Store: s.store, People: s.people, Log: log, Payload: payload}).HTTP()
+	server := (&Server{Gate: g, Store: s.store, People: s.people, Log: log}).HTTP()
 	go server.Serve(listener)
 	t.Cleanup(func() {
 		server.Close()
@@ -167,30 +166,6 @@ func (s *served) post(t *testing.T, path string, body io.Reader) (status int, te
 		t.Fatal(err)
 	}
 	return resp.StatusCode, strings.TrimSpace(string(data))
-}
-
-// payload is that of record 7.
-func payload(seq uint64) ([]byte, error) {
-	switch seq {
-	case 7:
-		return []byte(`{"a":1}`), nil
-	case 8:
-		return nil, errors.New("a damaged page")
-	}
-	return nil, fmt.Errorf("payload %d: %w", seq, gate.ErrNotFound)
-}
-
-// A payload that is not there is no error; one that cannot be read is.
-func TestPayload(t *testing.T) {
-	s := serve(t)
-	for seq, want := range map[uint64]string{7: `{"a":1}`, 9: ""} {
-		if got, err := s.Payload(t.Context(), seq); err != nil || string(got) != want {
-			t.Errorf("payload %d is %q, %v", seq, got, err)
-		}
-	}
-	if _, err := s.Payload(t.Context(), 8); err == nil || !strings.Contains(err.Error(), "damaged page") {
-		t.Errorf("a payload that cannot be read: %v", err)
-	}
 }
 
 // Who votes is who the kernel says, and nothing that is sent.

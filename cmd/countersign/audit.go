@@ -1,10 +1,15 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
-	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,38 +20,139 @@ import (
 )
 
 func auditCommand(s *settings) *cobra.Command {
-	root := &cobra.Command{Use: "audit", Short: "Read the audit log", RunE: subcommand}
-	var from uint64
-	export := &cobra.Command{
-		Use:   "export",
-		Short: "Write the audit log as JSONL, one record a line, byte for byte as stored",
-		Long: `Write the audit log as JSONL, one record a line, byte for byte as stored: through
-the running server, or from the file itself when no server runs.`,
-		Example: "  countersign audit export > audit.jsonl\n  countersign audit export --from 1001 | jq 'select(.outcome == \"denied\")'",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := s.load()
-			if err != nil {
-				return err
-			}
-			out := bufio.NewWriter(cmd.OutOrStdout())
-			err = admin.NewClient(config.AdminSocket).Export(cmd.Context(), from, out)
-			if errors.Is(err, admin.ErrNoServer) {
-				err = exportFile(config, from, out)
-			}
-			return errors.Join(err, out.Flush())
-		},
+	root := &cobra.Command{
+		Use:   "audit",
+		Short: "Read the audit log",
+		Long: `Read the audit log: through the running server, or from its file when no server
+runs. Reading is not recorded.`,
+		RunE: subcommand,
 	}
-	export.Flags().Uint64Var(&from, "from", 1, "sequence number of the first record to write")
-	root.AddCommand(export, verifyCommand(s), checkpointsCommand(s), replayCommand(s))
+	root.AddCommand(exportCommand(s), searchCommand(s), sessionsCommand(s), showCommand(s), proofCommand(s), verifyCommand(s), checkpointsCommand(s), replayCommand(s))
 	return root
 }
 
-func exportFile(config *configs.Config, from uint64, w io.Writer) error {
+// openLog opens the log through the running server, or else its file.
+func openLog(ctx context.Context, config *configs.Config) (audit.Log, func(), error) {
+	log := admin.NewClient(config.AdminSocket).Log(ctx)
+	_, err := log.Checkpoint()
+	if !errors.Is(err, admin.ErrNoServer) {
+		return log, func() {}, err
+	}
 	store, err := storage.Open(config.Store(), storage.Options{ReadOnly: true})
 	if err != nil {
-		return fmt.Errorf("no server answers on %s, and the file does not open either: %w", config.AdminSocket, err)
+		return nil, nil, fmt.Errorf("no server answers on %s, and the file does not open either: %w", config.AdminSocket, err)
 	}
-	defer store.Close()
-	return store.Records(from, audit.JSONL(w))
+	return store, func() { store.Close() }, nil
+}
+
+// reading is what commands do that read the log.
+func reading(cmd *cobra.Command, s *settings, read func(log audit.Log) error) error {
+	config, err := s.load()
+	if err != nil {
+		return err
+	}
+	log, done, err := openLog(cmd.Context(), config)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return read(log)
+}
+
+// filters are the flags that say which records are looked for.
+type filters struct {
+	query        audit.Query
+	since, until string
+	names        []string // of the flags
+}
+
+// add gives a command those of the flags that it names, and all without names.
+func (f *filters) add(cmd *cobra.Command, names ...string) {
+	for _, flag := range []struct {
+		name  string
+		value *string
+		usage string
+	}{
+		{"principal", &f.query.Principal, "who asked: a user name, a subject, or for whom an agent acts"},
+		{"session", &f.query.Session, "session"},
+		{"op", &f.query.Op, "operation"},
+		{"type", &f.query.Type, "type of record, such as exec.outcome"},
+		{"tool", &f.query.Tool, "tool"},
+		{"cluster", &f.query.Cluster, "cluster of a request"},
+		{"namespace", &f.query.Namespace, "namespace of a request"},
+		{"resource", &f.query.Resource, "resource of a request, such as deployments or apps/v1/deployments"},
+		{"name", &f.query.Name, "name of the object of a request"},
+		{"outcome", &f.query.Outcome, strings.Join(outcomes, ", ")},
+		{"since", &f.since, "from this time on: 2026-01-31T08:00:00Z, or how long ago, such as 2h or 7d"},
+		{"until", &f.until, "before this time"},
+		{"text", &f.query.Text, "text anywhere in the record"},
+	} {
+		if len(names) == 0 || slices.Contains(names, flag.name) {
+			cmd.Flags().StringVar(flag.value, flag.name, "", flag.usage)
+			f.names = append(f.names, flag.name)
+		}
+	}
+}
+
+var outcomes = []string{audit.Success, audit.Failure, audit.Denied, audit.Pending, audit.Unknown}
+
+// read is the query that the flags make.
+func (f *filters) read(cmd *cobra.Command, now time.Time) (audit.Query, error) {
+	q := f.query
+	for _, name := range f.names {
+		// An empty value, as of a variable that a script did not set, would find everything.
+		if flag := cmd.Flags().Lookup(name); flag.Changed && flag.Value.String() == "" {
+			return q, fmt.Errorf("--%s is empty; leave it out to find all", name)
+		}
+	}
+	if q.Outcome != "" && !slices.Contains(outcomes, q.Outcome) {
+		return q, fmt.Errorf("--outcome %s: one of %s is expected", q.Outcome, strings.Join(outcomes, ", "))
+	}
+	var err error
+	if q.Since, err = readTime("since", f.since, now); err != nil {
+		return q, err
+	}
+	if q.Until, err = readTime("until", f.until, now); err != nil {
+		return q, err
+	}
+	if !q.Since.IsZero() && !q.Until.IsZero() && !q.Since.Before(q.Until) {
+		return q, fmt.Errorf("--since %s is not before --until %s", f.since, f.until)
+	}
+	return q, nil
+}
+
+// readTime reads a time, or how long before now it is. An empty text is no time.
+func readTime(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil && 1970 <= t.Year() && t.Year() < 2262 {
+		return t.UTC(), nil
+	}
+	if days, found := strings.CutSuffix(text, "d"); found {
+		if n, err := strconv.ParseUint(days, 10, 15); err == nil {
+			return now.AddDate(0, 0, -int(n)).UTC(), nil
+		}
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d).UTC(), nil
+	}
+	return time.Time{}, fmt.Errorf("--%s %s: a time such as %s is expected, or how long ago it is, such as 2h or 7d", flag, text, now.UTC().Format(time.RFC3339))
+}
+
+// writeFile puts a file in the place of what is there, whole or not at all.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }

@@ -65,7 +65,7 @@ func running(t *testing.T) {
 		t.Fatal(err)
 	}
 	people := directory(&configs.Config{Approvers: map[string]configs.Approvers{"all": {Local: []string{"*"}}}})
-	server := (&admin.Server{Gate: g, Store: store, People: people, Records: store.Records, Log: log}).HTTP()
+	server := (&admin.Server{Gate: g, Store: store, People: people, Audit: store, Log: log}).HTTP()
 	go server.Serve(listener)
 	t.Cleanup(func() {
 		server.Close()

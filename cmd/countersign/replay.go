@@ -15,14 +15,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/action"
-	"countersign/admin"
 	"countersign/approvals"
 	"countersign/audit"
-	"countersign/configs"
 	"countersign/gate"
 	"countersign/kube"
 	"countersign/replay"
-	"countersign/storage"
 )
 
 // divergedCode is what the program ends with when a replay ended otherwise than the
@@ -58,28 +55,21 @@ Exit code 0: all ended as on record. 3: something differs. 1: it could not be fo
 			if timeout <= 0 {
 				return errors.New("--timeout is to be more than 0s")
 			}
-			config, err := s.load()
-			if err != nil {
-				return err
-			}
 			to.Name = sandboxName
 			clusters, err := kube.New([]kube.Config{to}, "countersign-replay/"+version, timeout)
 			if err != nil {
 				return err
 			}
-			log, closeLog, err := openLog(cmd.Context(), config)
-			if err != nil {
+			return reading(cmd, s, func(log audit.Log) error {
+				report, err := replay.Run(cmd.Context(), replayed(log), sandbox{clusters, timeout}, args[0], cluster)
+				if report != nil {
+					err = errors.Join(err, printReport(cmd.OutOrStdout(), report, output))
+				}
+				if err == nil && report.Diverged > 0 {
+					err = exit{fmt.Errorf("the sandbox differs from the record in %s", plural(report.Diverged, "place")), divergedCode}
+				}
 				return err
-			}
-			defer closeLog()
-			report, err := replay.Run(cmd.Context(), log, sandbox{clusters, timeout}, args[0], cluster)
-			if report != nil {
-				err = errors.Join(err, printReport(cmd.OutOrStdout(), report, output))
-			}
-			if err == nil && report.Diverged > 0 {
-				err = exit{fmt.Errorf("the sandbox differs from the record in %s", plural(report.Diverged, "place")), divergedCode}
-			}
-			return err
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -92,53 +82,19 @@ Exit code 0: all ended as on record. 3: something differs. 1: it could not be fo
 	return cmd
 }
 
-// openLog reads through the running server, or from the file when no server runs.
-func openLog(ctx context.Context, config *configs.Config) (replay.Log, func(), error) {
-	client := admin.NewClient(config.AdminSocket)
-	_, err := client.Status(ctx)
-	if !errors.Is(err, admin.ErrNoServer) {
-		return replay.Log{
-			Records: func(f func([]byte) error) error {
-				return lines(func(w io.Writer) error { return client.Export(ctx, 1, w) }, f)
-			},
-			Payload: func(seq uint64) ([]byte, error) { return client.Payload(ctx, seq) },
-		}, func() {}, err
-	}
-	store, err := storage.Open(config.Store(), storage.Options{ReadOnly: true})
-	if err != nil {
-		return replay.Log{}, nil, fmt.Errorf("no server answers on %s, and the file does not open either: %w", config.AdminSocket, err)
-	}
+// replayed is the log as replay reads it.
+func replayed(log audit.Log) replay.Log {
 	return replay.Log{
 		Records: func(f func([]byte) error) error {
-			return store.Records(1, func(_ uint64, record []byte) error { return f(record) })
+			return log.Search(&audit.Query{}, 1, 0, false, func(_ uint64, record []byte) error { return f(record) })
 		},
 		Payload: func(seq uint64) ([]byte, error) {
-			payload, err := store.Payload(seq)
+			payload, err := log.Payload(seq)
 			if errors.Is(err, gate.ErrNotFound) {
 				return nil, nil
 			}
 			return payload, err
 		},
-	}, func() { store.Close() }, nil
-}
-
-// lines calls f with each line that write writes.
-func lines(write func(io.Writer) error, f func([]byte) error) error {
-	r, w := io.Pipe()
-	go func() { w.CloseWithError(write(w)) }()
-	defer r.Close() // so that write ends where f does not want more
-	in := bufio.NewReaderSize(r, 1<<20)
-	for {
-		line, err := in.ReadBytes('\n')
-		if errors.Is(err, io.EOF) && len(line) == 0 {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := f(line); err != nil {
-			return err
-		}
 	}
 }
 

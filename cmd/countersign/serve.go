@@ -162,7 +162,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	go live.watch(ctx, hangup)
 
 	adminServer := (&admin.Server{
-		Gate: g, Store: store, Records: store.Records, Payload: store.Payload, Verify: store.Verify, Log: log,
+		Gate: g, Store: store, Audit: store, Log: log,
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
