@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 )
 
 // kept is a server with a real store of so many records.
-func kept(t *testing.T, records int) (*storage.Store, *LogReader) {
+func kept(t testing.TB, records int) (*storage.Store, *LogReader) {
 	t.Helper()
 	dir := t.TempDir()
 	store, err := storage.Open(filepath.Join(dir, "store.db"), storage.Options{})
@@ -40,7 +41,7 @@ func kept(t *testing.T, records int) (*storage.Store, *LogReader) {
 }
 
 // write commits records, every third about the namespace shop.
-func write(t *testing.T, store *storage.Store, first, last int) {
+func write(t testing.TB, store *storage.Store, first, last int) {
 	t.Helper()
 	var b gate.Batch
 	for n := first; n <= last; n++ {
@@ -246,4 +247,19 @@ func TestBadQuestions(t *testing.T) {
 			t.Errorf("%.60s: %v", path, err)
 		}
 	}
+}
+
+// How fast an export goes through the socket.
+func BenchmarkExport(b *testing.B) {
+	const records = 100_000
+	store, client := kept(b, 1)
+	for n := 2; n <= records; n += 5000 {
+		write(b, store, n, min(n+4999, records))
+	}
+	for b.Loop() {
+		if err := client.Search(&audit.Query{}, 1, 0, false, audit.JSONL(io.Discard)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(records*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }

@@ -85,6 +85,9 @@ func writeTimeline(w io.Writer, t *timeline) error {
 		for _, s := range op.Records {
 			p.time = s.r.Time.UTC().Format("15:04:05.000")
 			p.step(s)
+			if t.Session == nil && op.Op == "" { // asked for by its number: all of it
+				p.payload("record", s.Record)
+			}
 		}
 	}
 	return p.out.Flush()
