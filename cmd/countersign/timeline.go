@@ -206,7 +206,9 @@ func (p *pen) decided(r *audit.Record) {
 	if s := r.Policy.Shadow; s != nil {
 		p.line("in shadow", "%s%s", s.Decision, because(s.Rules, s.Reason))
 	}
-	p.requests("sends", r)
+	if len(r.Actions) > 0 && r.Actions[0].AuditID != "" { // a read, which goes out at once; what is denied has none
+		p.requests("sends", r)
+	}
 }
 
 func because(rules []string, reason string) string {
