@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -258,6 +259,9 @@ func (s *Store) write() {
 }
 
 func (s *Store) gather(first *commit) []*commit {
+	// Those whom the last commit has woken get to queue, or every other group would be
+	// of one.
+	runtime.Gosched()
 	group := []*commit{first}
 	for len(group) < maxGroup {
 		select {
