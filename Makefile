@@ -35,6 +35,7 @@ up: bin/demo
 test:
 	go -C e2e/controlplane run . build
 	go test $(RACE) -p 1 -timeout 30m ./...
+	$(if $(RACE),go test -run 'TestTampered(Export|Store)$$' ./audit ./storage) # with -race they try less
 	go -C e2e/controlplane test -timeout 10m ./...
 
 bench:

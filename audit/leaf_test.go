@@ -42,27 +42,27 @@ func hugeRecords() map[string]Record {
 		f(&r)
 		return r
 	}
-	principal := &action.Principal{Issuer: long(5000), Subject: long(5000), Username: long(5000), Groups: texts(500, 1000), Client: long(5000), OnBehalfOf: long(5000)}
+	principal := &action.Principal{Issuer: long(5000), Subject: long(5000), Username: long(5000), Groups: texts(100, 1000), Client: long(5000), OnBehalfOf: long(5000)}
 	everything := func(r *Record) {
-		r.Principal, r.Session, r.Source = principal, long(100_000), &Source{IP: "::1", Transport: "http", Agent: long(100_000)}
-		r.Tool = &Tool{Name: long(100_000), Args: map[string]any{long(100_000): long(100_000)}}
-		r.Policy = &Policy{Digest: r.Policy.Digest, Decision: "deny", Rules: texts(5000, 100), Reason: long(100_000), Risks: texts(100, 1000), Shadow: &Shadow{Decision: "deny", Rules: texts(1000, 500), Reason: long(100_000)}}
-		r.Approval = &Approval{State: "PENDING", By: texts(500, 500), Reason: long(100_000), Sets: texts(500, 500), Needs: texts(500, 500), Channels: texts(500, 500), Fields: texts(500, 1000)}
-		r.Error, r.Evidence = &Error{Type: long(100_000), Message: long(100_000)}, &Evidence{Result: "applied", Detail: long(100_000)}
-		r.Checkpoint = &Anchored{Size: math.MaxInt64, Note: strings.Repeat("n", 3000), Anchors: texts(1000, 500), Failed: texts(100, 1000)}
+		r.Principal, r.Session, r.Source = principal, long(20_000), &Source{IP: "::1", Transport: "http", Agent: long(20_000)}
+		r.Tool = &Tool{Name: long(20_000), Args: map[string]any{long(20_000): long(20_000)}}
+		r.Policy = &Policy{Digest: r.Policy.Digest, Decision: "deny", Rules: texts(500, 100), Reason: long(20_000), Risks: texts(100, 1000), Shadow: &Shadow{Decision: "deny", Rules: texts(200, 500), Reason: long(20_000)}}
+		r.Approval = &Approval{State: "PENDING", By: texts(100, 500), Reason: long(20_000), Sets: texts(100, 500), Needs: texts(100, 500), Channels: texts(100, 500), Fields: texts(100, 1000)}
+		r.Error, r.Evidence = &Error{Type: long(20_000), Message: long(20_000)}, &Evidence{Result: "applied", Detail: long(20_000)}
+		r.Checkpoint = &Anchored{Size: math.MaxInt64, Note: strings.Repeat("n", 3000), Anchors: texts(200, 500), Failed: texts(100, 1000)}
 	}
 	return map[string]Record{
 		"small":                        record(func(*Record) {}),
 		"a manifest of 4 MiB":          record(func(r *Record) { r.Tool.Args = map[string]any{"manifest": strings.Repeat("x: \"y\"\n", 4<<20/7)} }),
 		"5,000 Actions":                record(func(r *Record) { r.Actions = longestActions(5000) }),
-		"many long groups":             record(func(r *Record) { r.Principal = &action.Principal{Username: "bot", Groups: texts(2000, 500)} }),
+		"many long groups":             record(func(r *Record) { r.Principal = &action.Principal{Username: "bot", Groups: texts(200, 500)} }),
 		"many short groups":            record(func(r *Record) { r.Principal = &action.Principal{Username: "bot", Groups: texts(5000, 1)} }),
 		"a long name":                  record(func(r *Record) { r.Principal = principal }),
 		"a long error":                 record(func(r *Record) { r.Error = &Error{Type: "Invalid", Message: long(4 << 20)} }),
-		"a long kind of error":         record(func(r *Record) { r.Error = &Error{Type: long(100_000)} }),
+		"a long kind of error":         record(func(r *Record) { r.Error = &Error{Type: long(20_000)} }),
 		"an error that is not text":    record(func(r *Record) { r.Error = &Error{Message: strings.Repeat("\xff\x00\u2028é", 1<<18)} }),
-		"a long tool and session":      record(func(r *Record) { r.Tool.Name, r.Session = long(100_000), long(100_000) }),
-		"many anchors that failed":     record(func(r *Record) { r.Type, r.Checkpoint = LogCheckpoint, &Anchored{Failed: texts(100, 5000)} }),
+		"a long tool and session":      record(func(r *Record) { r.Tool.Name, r.Session = long(20_000), long(20_000) }),
+		"many anchors that failed":     record(func(r *Record) { r.Type, r.Checkpoint = LogCheckpoint, &Anchored{Failed: texts(60, 2000)} }),
 		"everything":                   record(everything),
 		"everything and 50 Actions":    record(func(r *Record) { everything(r); r.Checkpoint, r.Actions = nil, longestActions(MaxActions) }),
 		"everything and 5,000 Actions": record(func(r *Record) { everything(r); r.Checkpoint, r.Actions = nil, longestActions(5000) }),

@@ -25,7 +25,7 @@ func TestMatch(t *testing.T) {
 		reads = append(reads, logtest.NewRead(leaf))
 	}
 	found := 0
-	for n := range 4000 {
+	for n := range 1500 {
 		q := maker.Query(&records[n%len(records)])
 		for i := n % 7; i < len(leaves); i += 7 {
 			got, err := q.Match(leaves[i])
@@ -36,7 +36,7 @@ func TestMatch(t *testing.T) {
 			}
 		}
 	}
-	if found < 1000 {
+	if found < 500 {
 		t.Errorf("only %d records were found", found)
 	}
 }
@@ -94,7 +94,7 @@ func TestMatchOne(t *testing.T) {
 // Each record has the terms of each query that is about it: the index relies on that.
 func TestTerms(t *testing.T) {
 	maker := logtest.New(4)
-	for range 3000 {
+	for range 1000 {
 		r := maker.Next().Record
 		if r.Actions != nil {
 			r.Actions = append(r.Actions, maker.Next().Record.Actions...)

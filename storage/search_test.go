@@ -133,13 +133,13 @@ func TestSearchReadsFewRecords(t *testing.T) {
 	s := unsynced(t, filepath.Join(t.TempDir(), "store.db"))
 	defer s.Close()
 	maker := logtest.New(5)
-	fill(t, s, maker, 5000, 0)
+	fill(t, s, maker, 3000, 0)
 	all := leaves(t, s)
 	var records []audit.Record
 	for _, leaf := range all {
 		records = append(records, decoded(t, string(leaf)))
 	}
-	one := records[2500]
+	one := records[1500]
 	for name, q := range map[string]audit.Query{
 		"an operation":   {Op: one.Op},
 		"a session":      {Session: one.Session},
@@ -159,7 +159,7 @@ func TestSearchReadsFewRecords(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if blocks != 5000/blockRecords || read > 6 || read == 0 && name != "what is absent" {
+		if blocks != 3000/blockRecords || read > 6 || read == 0 && name != "what is absent" {
 			t.Errorf("%s: %d blocks of %d are read", name, read, blocks)
 		}
 	}

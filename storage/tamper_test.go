@@ -149,7 +149,7 @@ func TestUntouchedWhileItGrows(t *testing.T) {
 			s := unsynced(t, filepath.Join(t.TempDir(), "store.db"))
 			defer s.Close()
 			maker := logtest.New(1)
-			fill(t, s, maker, 2500, 1000) // which is verified in several pieces
+			fill(t, s, maker, 1200, 400) // which is verified in several pieces
 			stop, done := make(chan struct{}), make(chan error, 1)
 			go func() {
 				for n := uint64(1); ; n++ {
@@ -179,7 +179,7 @@ func TestUntouchedWhileItGrows(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			for range 5 {
+			for range 3 {
 				signed := checkpoint(t, s)
 				if report := verified(t, s, s.signer.verifier, signed); len(report.Findings) > 0 {
 					t.Fatalf("%+v", report.Findings)
