@@ -84,6 +84,9 @@ type Record struct {
 	Cluster *Cluster `json:"cluster,omitempty"`
 	// End is how a session ended, on session.ended.
 	End *SessionEnd `json:"end,omitempty"`
+	// Imported is set on a record that the log could not take in its time, and that
+	// somebody has added from the emergency file since.
+	Imported *Imported `json:"imported,omitempty"`
 	// Node is the host name of the server that wrote the record.
 	Node string `json:"node,omitempty"`
 	// DurationMS is how long the recorded step took.
@@ -245,6 +248,12 @@ type Cluster struct {
 // large to be kept.
 type Live struct {
 	Live []map[string]any `json:"live"`
+}
+
+// Imported is who added a record, and when.
+type Imported struct {
+	By   string    `json:"by"`
+	Time time.Time `json:"time"`
 }
 
 // Evidence is what a look at the live object after a crash showed.

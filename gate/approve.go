@@ -439,9 +439,11 @@ func (g *Gate) update(id string, change func(approvals.Operation) (approvals.Ope
 }
 
 // expireLater closes a question when its time is over.
-func (g *Gate) expireLater(op approvals.Operation) {
-	id := op.ID // and no more: an operation can be large, and many can wait
-	time.AfterFunc(op.Expires.Sub(g.Now()), func() {
+func (g *Gate) expireLater(op approvals.Operation) { g.expireIn(op.Expires.Sub(g.Now()), op.ID) }
+
+// expireIn is told no more than the id: an operation can be large, and many can wait.
+func (g *Gate) expireIn(wait time.Duration, id string) {
+	time.AfterFunc(wait, func() {
 		if g.background.Err() != nil {
 			return // the next start takes it up
 		}
@@ -455,6 +457,9 @@ func (g *Gate) expireLater(op approvals.Operation) {
 		})
 		if err != nil && !errors.Is(err, approvals.ErrNotPending) {
 			g.Log.Error("expiring an operation", "op", id, "err", err)
+			if errors.Is(err, ErrFull) {
+				g.expireIn(retryAtMost, id)
+			}
 		}
 	})
 }

@@ -174,7 +174,12 @@ func (g *Gate) finish(ctx context.Context, as *action.Principal, op approvals.Op
 		// A crash before this commit leaves EXECUTING: the next start looks at
 		// the live object and records what it finds.
 		// It has no time limit: there is nothing better to do than to store it.
-		err = g.store(context.Background(), Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}})
+		err = g.outcome(context.Background(), Batch{Entries: []Entry{entry}, Operations: []approvals.Operation{op}}, func() {
+			g.bell.ring(op.ID)
+			if op.State == approvals.Unknown {
+				g.reconcileLater(op, 0)
+			}
+		})
 	}
 	if err != nil {
 		g.Log.Error("storing an outcome", "op", op.ID, "err", err)

@@ -46,6 +46,7 @@ const (
 	none fault = iota
 	lost       // an error, and nothing was stored
 	kept       // an error, and all was stored
+	full       // no room, and nothing was stored; later there may be
 )
 
 var errDisk = errors.New("disk full")
@@ -62,6 +63,9 @@ func (m *memory) Commit(_ context.Context, b Batch) error {
 	var broken fault
 	if m.fault != nil {
 		broken = m.fault(b)
+	}
+	if broken == full {
+		return ErrFull
 	}
 	if broken == lost {
 		m.poisoned = errDisk

@@ -26,9 +26,9 @@ import (
 type Store interface {
 	// Commit stores the whole batch in one transaction or nothing of it, and
 	// returns when it is durable. ErrConflict means that somebody else moved an
-	// operation or asked a question first; nothing was stored. After any other
-	// error it is not known whether the batch was stored, and the store refuses
-	// everything that follows.
+	// operation or asked a question first, ErrFull that there is no room; nothing
+	// was stored. After any other error it is not known whether the batch was
+	// stored, and the store refuses everything that follows.
 	Commit(ctx context.Context, b Batch) error
 	// Operation loads one operation, or ErrNotFound.
 	Operation(id string) (approvals.Operation, error)
@@ -83,6 +83,7 @@ type Question struct{ Key, Op, Was string }
 var (
 	ErrConflict = errors.New("changed by somebody else")
 	ErrNotFound = errors.New("not found")
+	ErrFull     = errors.New("the audit log is full") // it takes more when there is room again
 )
 
 // Cluster talks to the clusters with the server's own credential. Every request
@@ -177,6 +178,11 @@ type Gate struct {
 	ChannelLabel string
 	// RequestTimeout bounds one request to an API server.
 	RequestTimeout time.Duration
+	// Room says why the store would take nothing that begins something now; nil says
+	// that it would. Where it is not set, the store says so itself.
+	Room func() error
+	// Emergency keeps outcomes elsewhere that the store cannot take.
+	Emergency func([]Entry) error
 	// Sealer keeps payloads as they were before masking for auditors; nil keeps none.
 	Sealer *audit.Sealer
 	// Node names this server in records.
@@ -184,9 +190,10 @@ type Gate struct {
 	Log  *slog.Logger
 	Now  func() time.Time
 
-	budgets budgets
-	waiting waiting
-	locks   locks
+	budgets  budgets
+	waiting  waiting
+	locks    locks
+	unstored unstored
 
 	bell   bell     // rung when an operation changes
 	groups sync.Map // caller -> []string, those of its last call
@@ -434,6 +441,11 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 // sendRead sends requests that change nothing while what is to be on record of
 // them is stored. No answer is to be given out when broken is set: it was not.
 func (g *Gate) sendRead(ctx context.Context, as *action.Principal, plan action.Plan, ids []string, entries []Entry) (results []Response, err, broken error) {
+	if g.Room != nil { // or it would be sent before the store has refused it
+		if err := g.Room(); err != nil {
+			return nil, nil, err
+		}
+	}
 	durable := make(chan error, 1)
 	go func() {
 		durable <- g.commit(Batch{Entries: entries})
@@ -542,11 +554,12 @@ func (g *Gate) store(ctx context.Context, b Batch) error {
 // commitTimeout bounds how long a commit may wait for its turn.
 const commitTimeout = 30 * time.Second
 
-// later stores what nobody waits for. An error poisons the store, which then
-// refuses the next call; here it is only reported.
+// later stores an outcome that nobody waits for.
 func (g *Gate) later(op string, b Batch) {
 	g.work.Go(func() {
-		if err := g.commit(b); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+		defer cancel()
+		if err := g.outcome(ctx, b, nil); err != nil {
 			g.Log.Error("storing an outcome", "op", op, "err", err)
 		}
 	})

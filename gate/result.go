@@ -109,12 +109,20 @@ func (g *Gate) notBegun(c *call, err error) Result {
 // is sent, and no result is given out.
 func (g *Gate) unrecorded(c *call, err error) Result {
 	g.Log.Error("storing a record", "op", c.op, "err", err)
+	if errors.Is(err, ErrFull) {
+		return Result{Status: Failed, Op: c.op, Reason: fullReason, NextStep: fullStep}
+	}
 	return Result{
 		Status: Failed, Op: c.op,
 		Reason:   "the audit log cannot take a record, so nothing is done",
 		NextStep: "Tell the operators of Countersign; trying again will not help until they have mended it.",
 	}
 }
+
+const (
+	fullReason = "the audit log is full, so nothing is done"
+	fullStep   = "Tell the operators of Countersign. The call can be sent again once they have made room; nothing was changed."
+)
 
 // failed describes an error for the agent: the API server's own words are kept,
 // everything else only says what kind of thing went wrong.
@@ -139,6 +147,8 @@ func failed(op string, err error) Result {
 		r.Reason, r.NextStep = err.Error(), lockedStep
 	case errors.As(err, &nobody):
 		r.Reason, r.NextStep = nobody.Reason, "Nothing was sent. Tell the operators of Countersign; trying again will not help until they have mended it."
+	case errors.Is(err, ErrFull):
+		r.Reason, r.NextStep = fullReason, fullStep
 	case errors.Is(err, errBusy):
 		r.Reason, r.NextStep = err.Error(), "Nothing was changed. Send the call again in a moment."
 	default:

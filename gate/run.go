@@ -158,6 +158,9 @@ func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.
 	})
 	if err != nil {
 		g.Log.Error("recording a reconciliation", "op", op.ID, "err", err)
+		if errors.Is(err, ErrFull) {
+			g.reconcileLater(op, wait)
+		}
 		return
 	}
 	g.Log.Warn("operation of unknown outcome reconciled", "op", op.ID, "result", found.Result)
@@ -174,7 +177,12 @@ func (g *Gate) run(ctx context.Context, id string) {
 	if err != nil || op.State != approvals.Authorized {
 		return // cancelled, or another replica has it
 	}
+	if g.Room != nil && g.Room() != nil { // look at nothing that cannot be begun
+		g.retry(id, func(ctx context.Context) { g.run(ctx, id) })
+		return
+	}
 	again, err := g.attempt(ctx, op)
+	again = again || errors.Is(err, ErrFull)
 	if err != nil && !errors.Is(err, ErrConflict) {
 		g.Log.Error("executing an approved operation", "op", id, "err", audit.MaskText(err.Error()))
 	}
