@@ -20,18 +20,25 @@ func init() {
 	if len(words) != 3 {
 		return
 	}
+	crashpoint = at(words, func() {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // nothing more happens until the signal has come
+	})
+}
+
+// at calls f once at the commit that the words name.
+func at(words []string, f func()) func(when string, b *gate.Batch) {
 	left, err := strconv.Atoi(words[2])
 	if err != nil {
-		panic("COUNTERSIGN_CRASH: " + err.Error())
+		panic(err)
 	}
-	crashpoint = func(when string, b *gate.Batch) {
+	return func(when string, b *gate.Batch) {
 		kind := slices.ContainsFunc(b.Entries, func(e gate.Entry) bool { return e.Record.Type == words[1] })
 		if when != words[0] || !kind && (words[1] != "delivery" || len(b.Deliveries) == 0) {
 			return
 		}
 		if left--; left == 0 {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // nothing more happens until the signal has come
+			f()
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // logEnd is the end of the log as the writer keeps it. Where a commit fails it is
-// ahead of the file, and the poisoned store makes no more use of it.
+// ahead of the file: it is read anew, or the poisoned store makes no more use of it.
 type logEnd struct {
 	tree   audit.Tree
 	block  block  // of the index, not full yet

@@ -8,8 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +21,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 	kjson "sigs.k8s.io/json"
 
 	"countersign/approvals"
@@ -59,17 +64,23 @@ const (
 	maxGroup = 256
 )
 
-// ErrPoisoned says that an earlier commit failed, so that it is not known what
-// the file holds. Nothing more is written until the server is started again
-// and has read the file anew.
-var ErrPoisoned = errors.New("the store takes nothing more after a failed commit; see the server's log, mend the cause and restart")
+// ErrPoisoned says that an earlier commit failed, or that the file is damaged, so
+// that it is not known what the file holds. Nothing more is written until the
+// server is started again and has read the file anew.
+var ErrPoisoned = errors.New("the audit log takes nothing more; mend the cause, see docs/audit.md, and restart the server")
 
 // ErrLocked says that another process has the file open.
 var ErrLocked = errors.New("another process has the file open; is a server running on it already?")
 
 // Store is an open file. It implements gate.Store.
 type Store struct {
-	db        *bbolt.DB
+	path string
+	opts Options
+
+	mu   sync.RWMutex // of the next two, which reopen replaces
+	db   *bbolt.DB
+	file *os.File // what db has open
+
 	seal      *sealer
 	signer    *signer
 	log       logEnd // the writer's own
@@ -78,14 +89,17 @@ type Store struct {
 	closing   chan struct{}
 	writer    sync.WaitGroup
 	poisoned  atomic.Pointer[error]
+	stuck     atomic.Bool // a panic has left locks of db behind
+	room      room
 	messenger bool
 	untold    chan struct{} // holds one when there is something to tell
 }
 
 type commit struct {
-	batch gate.Batch
-	lines []line     // of batch.Entries
-	done  chan error // buffered
+	batch    gate.Batch
+	lines    []line // of batch.Entries
+	conflict error
+	done     chan error // buffered
 }
 
 // Options are what Open may be told.
@@ -94,6 +108,8 @@ type Options struct {
 	ReadOnly bool
 	// MaxBytes is the size at which the file takes no more; 0 is no limit.
 	MaxBytes int
+	// Log is told when there is no room, and when there is again; nil is nobody.
+	Log *slog.Logger
 	// Messenger keeps note of what a messenger, such as Slack, has still to be
 	// told. Without one the notes would only grow.
 	Messenger bool
@@ -107,32 +123,76 @@ type Options struct {
 // key that signs the log (audit.key, and audit.pub for everybody), both of mode
 // 0600. Only one process can have it open; another gets ErrLocked.
 func Open(path string, opts Options) (s *Store, err error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	s = &Store{
+		path: path, opts: opts, queue: make(chan *commit, maxQueue), closing: make(chan struct{}),
+		messenger: opts.Messenger, untold: make(chan struct{}, 1),
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil { // bbolt's way to report a damaged page
-			s, err = nil, fmt.Errorf("opening %s: the file is damaged: %v", path, r)
+			err = fmt.Errorf("opening %s: the file is damaged: %v; put back a copy from before, or begin a new log in another folder", path, r)
+		}
+		if err != nil && s != nil {
+			s.abandon()
+			s = nil
 		}
 	}()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:      time.Second,
-		FreelistType: bbolt.FreelistMapType,
-		ReadOnly:     opts.ReadOnly,
-		MaxSize:      opts.MaxBytes,
-	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("opening %s: %w", path, ErrLocked)
+	if err := s.there(); err != nil {
+		return s, fmt.Errorf("opening %s: %w", path, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", path, err)
+	if err := s.open(); err != nil {
+		return s, fmt.Errorf("opening %s: %w", path, err)
 	}
-	s = &Store{db: db, queue: make(chan *commit, maxQueue), closing: make(chan struct{}), messenger: opts.Messenger, untold: make(chan struct{}, 1)}
 	if err := s.prepare(path, opts); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("opening %s: %w", path, err)
+		s.db.Close()
+		return s, fmt.Errorf("opening %s: %w", path, err)
+	}
+	if err := s.measure(); err != nil {
+		s.db.Close()
+		return s, fmt.Errorf("opening %s: %w", path, err)
 	}
 	if !opts.ReadOnly {
 		s.writer.Go(s.write)
 	}
 	return s, nil
+}
+
+// there refuses to begin a log where one was: its key would sign two.
+func (s *Store) there() error {
+	_, err := os.Stat(filepath.Join(filepath.Dir(s.path), "audit.key"))
+	if info, errLog := os.Stat(s.path); err == nil && (errors.Is(errLog, fs.ErrNotExist) || errLog == nil && info.Size() == 0) {
+		return errors.New("the file is gone or empty, and the key audit.key of its log lies beside it; put back the file, or begin a new log in another folder")
+	}
+	return nil
+}
+
+// open opens the file with bbolt.
+func (s *Store) open() error {
+	db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{
+		Timeout:      time.Second,
+		FreelistType: bbolt.FreelistMapType,
+		ReadOnly:     s.opts.ReadOnly,
+		MaxSize:      s.opts.MaxBytes,
+		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			f, err = os.OpenFile(name, flag, mode)
+			s.file = f
+			return f, err
+		},
+	})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return ErrLocked
+	}
+	if err != nil {
+		return err
+	}
+	if s.opts.MaxBytes > 0 { // bbolt stops short of the limit by one step of growth, which is 16 MiB by itself
+		db.AllocSize = min(db.AllocSize, s.opts.MaxBytes/64)
+	}
+	s.db = db
+	return nil
 }
 
 func (s *Store) prepare(path string, opts Options) error {
@@ -192,14 +252,32 @@ func (s *Store) prepare(path string, opts Options) error {
 	})
 }
 
-// view runs f in a transaction that reads. A damaged page is an error.
+// view runs f in a transaction that reads; f must not wait for anybody, because the
+// writer may wait for it. A damaged page is an error, and poisons the store.
 func (s *Store) view(f func(tx *bbolt.Tx) error) (err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.stuck.Load() {
+		return s.Healthy()
+	}
+	if err := s.uncut(); err != nil {
+		return s.poison(err)
+	}
+	begun := false
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a file that was cut is no longer behind its mapping
 	defer func() {
-		if r := recover(); r != nil { // bbolt's way to report it
-			err = fmt.Errorf("reading the store: the file is damaged: %v", r)
+		if r := recover(); r != nil {
+			// Within f bbolt gives back what it holds; before, it has locked others out.
+			if !begun {
+				s.stuck.Store(true)
+			}
+			err = s.poison(fmt.Errorf("reading the audit log: %w: %v", errDamaged, r))
 		}
 	}()
-	return s.db.View(f)
+	return s.db.View(func(tx *bbolt.Tx) error {
+		begun = true
+		return f(tx)
+	})
 }
 
 // Close stops the writer after what has queued, and closes the file. No Commit
@@ -207,7 +285,20 @@ func (s *Store) view(f func(tx *bbolt.Tx) error) (err error) {
 func (s *Store) Close() error {
 	close(s.closing)
 	s.writer.Wait()
+	if s.stuck.Load() {
+		return s.abandon()
+	}
 	return s.db.Close()
+}
+
+// abandon gives the file up without bbolt, which after a panic would wait for locks
+// that nobody gives back.
+func (s *Store) abandon() error {
+	if s.file == nil {
+		return nil
+	}
+	unix.Flock(int(s.file.Fd()), unix.LOCK_UN) // the mapping that stays would keep it
+	return s.file.Close()
 }
 
 // Key derives a key for one purpose from the store's own; it is the same after
@@ -245,6 +336,7 @@ func (s *Store) Commit(ctx context.Context, b gate.Batch) error {
 // write is the one writer. It commits whatever has queued in one transaction,
 // with no delay added: while one commit syncs, the next ones gather.
 func (s *Store) write() {
+	debug.SetPanicOnFault(true) // of this goroutine
 	for {
 		select {
 		case c := <-s.queue:
@@ -281,25 +373,14 @@ func (s *Store) commit(group []*commit) {
 	for _, c := range group {
 		crashpoint("before", &c.batch)
 	}
-	outcomes := make([]error, len(group))
-	err := s.Healthy()
-	if err == nil {
-		err = s.db.Update(func(tx *bbolt.Tx) error {
-			for i, c := range group {
-				conflict, err := s.put(tx, &c.batch, c.lines)
-				if err != nil {
-					return err
-				}
-				outcomes[i] = conflict
-			}
-			return s.sign(tx)
-		})
-		if err != nil {
-			// bbolt can report an error for a transaction that is on the disk all
-			// the same, so nothing may be assumed either way.
-			cause := err
-			s.poisoned.CompareAndSwap(nil, &cause)
-			err = s.Healthy()
+	if full := s.Full(); full != nil && s.Healthy() == nil {
+		group = refuse(group, full)
+	}
+	err := s.transact(group)
+	if errors.Is(err, gate.ErrFull) {
+		// What ends something may fit without what begins something.
+		if ending := refuse(group, err); len(ending) < len(group) {
+			group, err = ending, s.transact(ending)
 		}
 	}
 	if s.messenger && slices.ContainsFunc(group, func(c *commit) bool { return slices.ContainsFunc(c.batch.Operations, approvals.Operation.Asked) }) {
@@ -309,14 +390,59 @@ func (s *Store) commit(group []*commit) {
 		}
 	}
 	s.news.tell()
-	for i, c := range group {
+	for _, c := range group {
 		crashpoint("after", &c.batch)
-		if err != nil {
+		c.done <- cmp.Or(err, c.conflict)
+	}
+}
+
+// refuse answers those that begin something, and returns the others.
+func refuse(group []*commit, err error) (others []*commit) {
+	for _, c := range group {
+		if c.batch.Begins() {
 			c.done <- err
 		} else {
-			c.done <- outcomes[i]
+			others = append(others, c)
 		}
 	}
+	return others
+}
+
+// transact stores a group in one transaction. ErrFull says that nothing of it was
+// stored; any other error poisons the store.
+func (s *Store) transact(group []*commit) error {
+	if err := s.Healthy(); err != nil || len(group) == 0 {
+		return err
+	}
+	var id int
+	before := s.log.tree.Size()
+	err := s.update(func(tx *bbolt.Tx) error {
+		id = tx.ID()
+		for _, c := range group {
+			var err error
+			if c.conflict, err = s.put(tx, &c.batch, c.lines); err != nil {
+				return err
+			}
+		}
+		return s.sign(tx)
+	})
+	if err == nil {
+		err = s.measure()
+	} else if lacksRoom(err) {
+		s.room.lacks(err, s.opts.Log)
+		stored, broken := s.reopen(id, before)
+		if broken == nil && !stored {
+			return fmt.Errorf("%w: %w", gate.ErrFull, err)
+		}
+		err = broken
+	} else {
+		err = fmt.Errorf("writing the audit log: %w", err)
+	}
+	if err != nil {
+		return s.poison(err)
+	}
+	s.room.took(s.opts.Log)
+	return nil
 }
 
 // put writes one batch into the transaction. A conflict is found before

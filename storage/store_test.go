@@ -2,11 +2,9 @@ package storage
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -289,68 +287,6 @@ func was(revision uint64) string {
 		return ""
 	}
 	return "op"
-}
-
-// After a commit that failed nobody knows what the file holds, so the store
-// takes nothing more until it is opened anew; then everything that was
-// acknowledged is there, and the rest is a prefix of what was sent.
-func TestPoisoned(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "store.db")
-	s := mustOpen(t, path, Options{MaxBytes: 1 << 20})
-	batch := func(i int) gate.Batch {
-		e := record(fmt.Sprintf("r%d", i))
-		e.Payload = make([]byte, 10_000)
-		rand.Read(e.Payload)
-		return gate.Batch{Entries: []gate.Entry{e}, Operations: []approvals.Operation{{ID: fmt.Sprintf("op%d", i), State: approvals.PendingApproval, Revision: 1}}}
-	}
-	acknowledged := 0
-	var failure error
-	for ; failure == nil; acknowledged++ {
-		if acknowledged > 1000 {
-			t.Fatal("the file grows beyond its limit")
-		}
-		if s.Healthy() != nil {
-			t.Fatal(s.Healthy())
-		}
-		failure = s.Commit(t.Context(), batch(acknowledged))
-	}
-	acknowledged--
-	if errors.Is(failure, gate.ErrConflict) || !errors.Is(failure, ErrPoisoned) || !errors.Is(s.Healthy(), ErrPoisoned) {
-		t.Errorf("after %d commits: %v, health %v", acknowledged, failure, s.Healthy())
-	}
-	// Even what is small enough, and even what would only be a conflict.
-	for name, b := range map[string]gate.Batch{"small": {Entries: []gate.Entry{record("small")}}, "empty": {}, "conflict": {Operations: []approvals.Operation{{ID: "op0", Revision: 9}}}} {
-		if err := s.Commit(t.Context(), b); !errors.Is(err, ErrPoisoned) {
-			t.Errorf("%s: %v; want ErrPoisoned", name, err)
-		}
-	}
-	if op, err := s.Operation("op0"); err != nil || op.ID != "op0" {
-		t.Errorf("what is there can still be looked at: %+v, %v", op, err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-
-	s = mustOpen(t, path, Options{})
-	defer s.Close()
-	n := 0
-	err := s.Records(1, func(seq uint64, data []byte) error {
-		if want := fmt.Sprintf(`"seq":%d,"id":"r%d"`, n+1, n); !bytes.Contains(data, []byte(want)) {
-			return fmt.Errorf("record %d is %s", seq, data)
-		}
-		n++
-		return nil
-	})
-	if err != nil || n < acknowledged || n > acknowledged+1 {
-		t.Errorf("%d records of %d acknowledged, %v", n, acknowledged, err)
-	}
-	open, err := s.OpenOperations()
-	if err != nil || len(open) != n {
-		t.Errorf("%d operations with %d records, %v", len(open), n, err)
-	}
-	if err := s.Commit(t.Context(), batch(n)); err != nil {
-		t.Errorf("opened anew it takes nothing: %v", err)
-	}
 }
 
 // A grant says who may do what without being asked, so it is sealed as operations
