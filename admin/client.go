@@ -92,8 +92,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 }
 
 func (c *Client) request(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
-	var payload io.Reader
-	if in != nil {
+	payload, raw := in.(io.Reader)
+	if in != nil && !raw {
 		data, err := json.Marshal(in)
 		if err != nil {
 			return nil, err

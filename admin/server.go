@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"countersign/approvals"
+	"countersign/audit"
 	"countersign/gate"
 	"countersign/policy"
 )
@@ -28,6 +29,8 @@ type Server struct {
 	Store gate.Store
 	// Audit is the log.
 	Audit Audit
+	// Import adds the records of an emergency file to the log.
+	Import func(ctx context.Context, file []byte, by audit.Imported) (gate.Imported, error)
 	// Status says how the server is.
 	Status func() Status
 	// People says who a local user is, and in which approver sets.
@@ -71,12 +74,17 @@ type ClusterStatus struct {
 	Error     string `json:"error,omitempty"`
 }
 
-// LogStatus is the newest record of the audit log; zero where there is none.
+// LogStatus is the newest record of the audit log, zero where there is none, and
+// whether the log takes more.
 type LogStatus struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time,omitzero"`
 	// Key is the log's public key.
 	Key string `json:"key,omitempty"`
+	// Error is why it takes none, and what to do about it.
+	Error string `json:"error,omitempty"`
+	// Emergency is the path of the emergency file where something is in it.
+	Emergency string `json:"emergency,omitempty"`
 }
 
 // AnchorStatus is one place where the log's checkpoints are put, and the last one
@@ -168,6 +176,7 @@ func (s *Server) HTTP() *http.Server {
 	mux.HandleFunc("GET /v1/payloads/{seq}/sealed", func(w http.ResponseWriter, r *http.Request) { s.payload(w, r, s.Audit.SealedPayload) })
 	mux.HandleFunc("GET /v1/checkpoint", s.checkpoint)
 	mux.HandleFunc("GET /v1/hashes", s.hashes)
+	mux.HandleFunc("POST /v1/import", s.importRecords)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	return &http.Server{
 		Handler:           mux,
@@ -332,6 +341,8 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, gate.ErrNotFound):
 		status = http.StatusNotFound
+	case errors.Is(err, gate.ErrFull):
+		status = http.StatusInsufficientStorage
 	case errors.Is(err, approvals.ErrNotApprover), errors.Is(err, approvals.ErrSelfApproval), errors.Is(err, approvals.ErrBarred):
 		status = http.StatusForbidden
 	case errors.Is(err, approvals.ErrNotPending), errors.Is(err, approvals.ErrVoted):

@@ -288,7 +288,7 @@ func TestGrants(t *testing.T) {
 // Each refusal has a status of its own, for whoever speaks HTTP.
 func TestFail(t *testing.T) {
 	for err, want := range map[error]int{
-		gate.ErrNotFound: 404, approvals.ErrNotApprover: 403, approvals.ErrSelfApproval: 403, approvals.ErrBarred: 403,
+		gate.ErrNotFound: 404, gate.ErrFull: 507, approvals.ErrNotApprover: 403, approvals.ErrSelfApproval: 403, approvals.ErrBarred: 403,
 		approvals.ErrNotPending: 409, approvals.ErrVoted: 409, approvals.ErrReason: 400, approvals.ErrNotGrantable: 400, errors.New("disk"): 500,
 	} {
 		w := httptest.NewRecorder()

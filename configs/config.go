@@ -65,7 +65,8 @@ type Config struct {
 	Audit Audit `yaml:"audit"`
 	// RequestTimeout bounds one request to an API server; 30s when absent.
 	RequestTimeout time.Duration `yaml:"requestTimeout"`
-	// MaxStoreBytes is the size at which the store takes no more; 0 is no limit.
+	// MaxStoreBytes is the size at which the store takes no more; 0 is no limit. When
+	// nine tenths are used, nothing begins any more.
 	MaxStoreBytes strictyaml.Int `yaml:"maxStoreBytes"`
 }
 
@@ -552,7 +553,7 @@ func (c *Config) complete(dir string) {
 			}
 		}
 	}
-	absolute(&c.Data, &c.Policy, &c.AdminSocket, &c.TLS.CertFile, &c.TLS.KeyFile)
+	absolute(&c.Data, &c.Policy, &c.AdminSocket, &c.TLS.CertFile, &c.TLS.KeyFile, &c.Audit.EmergencyFile)
 	for i := range c.Issuers {
 		absolute(&c.Issuers[i].CAFile)
 	}
@@ -585,6 +586,9 @@ func (c *Config) complete(dir string) {
 	}
 	if c.AdminSocket == "" {
 		c.AdminSocket = filepath.Join(c.Data, "admin.sock")
+	}
+	if c.Audit.EmergencyFile == "" {
+		c.Audit.EmergencyFile = filepath.Join(c.Data, "emergency.jsonl")
 	}
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = defaultRequestTimeout

@@ -48,7 +48,7 @@ func TestDefaults(t *testing.T) {
 		Issuers:        []Issuer{{URL: "https://idp.example.com", ClockSkew: duration(30 * time.Second)}},
 		Clusters:       []Cluster{{Name: "local", Kubeconfig: filepath.Join(dir, "kubeconfig")}},
 		Approvals:      Approvals{Wait: duration(45 * time.Second), Cooldown: duration(5 * time.Minute), MaxPending: 20, GrantFor: duration(30 * time.Minute)},
-		Audit:          Audit{Anchors: Anchors{Every: duration(10 * time.Minute), File: filepath.Join(dir, "data", "checkpoints")}},
+		Audit:          Audit{EmergencyFile: filepath.Join(dir, "data", "emergency.jsonl"), Anchors: Anchors{Every: duration(10 * time.Minute), File: filepath.Join(dir, "data", "checkpoints")}},
 		RequestTimeout: 30 * time.Second,
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -112,6 +112,7 @@ audit:
     file: checkpoints
     configMap: {cluster: east, namespace: anchors}
     witnesses: [{url: "https://witness.example/w1/", key: witness.example/w1+0123abcd+BEcZ/AUsbTl3+w==}]
+  emergencyFile: elsewhere/emergency.jsonl
 requestTimeout: 10s
 maxStoreBytes: 1073741824
 `)
@@ -142,7 +143,7 @@ maxStoreBytes: 1073741824
 			BotTokenFile: filepath.Join(dir, "secrets/bot"), AppTokenFile: "/etc/slack/app", Channel: "C012AB3CD",
 			ChannelLabel: "example.com/channel", MatchEmail: true, APIURL: "http://127.0.0.1:9999/api/",
 		},
-		Audit: Audit{Anchors: Anchors{
+		Audit: Audit{EmergencyFile: filepath.Join(dir, "elsewhere/emergency.jsonl"), Anchors: Anchors{
 			Every: duration(time.Hour), File: filepath.Join(dir, "checkpoints"), ConfigMap: &ConfigMapAnchor{Cluster: "east", Namespace: "anchors"},
 			Witnesses: []Witness{{URL: "https://witness.example/w1/", Key: "witness.example/w1+0123abcd+BEcZ/AUsbTl3+w=="}},
 		}},

@@ -27,7 +27,7 @@ func auditCommand(s *settings) *cobra.Command {
 runs. Reading is not recorded.`,
 		RunE: subcommand,
 	}
-	root.AddCommand(exportCommand(s), searchCommand(s), sessionsCommand(s), showCommand(s), proofCommand(s), verifyCommand(s), checkpointsCommand(s), replayCommand(s))
+	root.AddCommand(exportCommand(s), searchCommand(s), sessionsCommand(s), showCommand(s), proofCommand(s), verifyCommand(s), checkpointsCommand(s), replayCommand(s), importCommand(s))
 	return root
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"countersign/gate"
 	"countersign/identity"
 	"countersign/kube"
 	"countersign/storage"
@@ -16,8 +18,10 @@ import (
 func health(store *storage.Store, live *livePolicy, clusters *kube.Clusters, authenticator *identity.Authenticator, issuers int) func(context.Context) (bool, string) {
 	return func(ctx context.Context) (bool, string) {
 		log := "writable"
-		broken := store.Healthy()
-		if broken != nil {
+		broken := store.Room()
+		if errors.Is(broken, gate.ErrFull) {
+			log = "full"
+		} else if broken != nil {
 			log = "takes no records"
 		}
 		reachable := 0

@@ -24,6 +24,7 @@ import (
 var version = "dev"
 
 func main() {
+	signal.Ignore(syscall.SIGXFSZ) // a limit on the size of files is an error to handle, not an end
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends what does not heed the first, such as a read from a terminal
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

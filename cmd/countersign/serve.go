@@ -85,7 +85,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
-	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes), Messenger: config.Slack != nil, Origin: origin(config.URL)})
+	store, err := storage.Open(config.Store(), storage.Options{MaxBytes: int(config.MaxStoreBytes), Messenger: config.Slack != nil, Origin: origin(config.URL), Log: log})
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,11 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	if err != nil {
 		return err
 	}
+	emergency := store.Emergency(config.Audit.EmergencyFile)
+	if path := emergency.Waiting(); path != "" {
+		log.Warn("outcomes wait in the emergency file to be imported into the audit log", "file", path, "command", "countersign audit import "+path)
+	}
+
 	node, _ := os.Hostname()
 	people := directory(config)
 	g := &gate.Gate{
@@ -106,7 +111,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		Tools: tools.All(clusterNames(config)), Clusters: clusterNames(config), DigestKey: store.Key("digest"),
 		Wait: *config.Approvals.Wait, Cooldown: *config.Approvals.Cooldown,
 		MaxPending: int(config.Approvals.MaxPending), GrantFor: *config.Approvals.GrantFor, ChannelLabel: channelLabel(config), RequestTimeout: config.RequestTimeout,
-		Sealer: sealer, Node: node, Log: log, Now: time.Now,
+		Sealer: sealer, Node: node, Log: log, Now: time.Now, Room: store.Room, Emergency: emergency.Append,
 	}
 	messenger, err := newSlack(config, g, store, people, log)
 	if err != nil {
@@ -162,11 +167,11 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	go live.watch(ctx, hangup)
 
 	adminServer := (&admin.Server{
-		Gate: g, Store: store, Audit: store, Log: log,
+		Gate: g, Store: store, Audit: store, Import: importInto(g, store), Log: log,
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
-				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logHead(store), Anchors: anchorStatus(anchoring), LastError: failures.last(),
+				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logStatus(store, emergency), Anchors: anchorStatus(anchoring), LastError: failures.last(),
 			}
 		},
 		People: people,

@@ -87,6 +87,12 @@ log was last anchored. Exits with 1 when something is wrong.`,
 			if bad := status.Policy.Error; err == nil && bad != "" {
 				err = errors.New("the policy folder does not load since " + status.Policy.ErrorTime.UTC().Format(time.RFC3339) + "; the policy above stays in force\n" + strings.TrimSpace(bad))
 			}
+			if bad := status.Log.Error; bad != "" {
+				err = errors.Join(err, errors.New("audit log: "+approvals.Visible(bad)))
+			}
+			if path := status.Log.Emergency; path != "" {
+				err = errors.Join(err, fmt.Errorf("audit log: outcomes wait in %s: countersign audit import that file, then take it away", approvals.Visible(path)))
+			}
 			for _, c := range status.Clusters {
 				if c.Error != "" {
 					err = errors.Join(err, fmt.Errorf("cluster %s: %s", c.Name, approvals.Visible(c.Error)))
@@ -173,17 +179,21 @@ func waiting(store gate.Store) int {
 	return n
 }
 
-// logHead is the newest record.
-func logHead(store *storage.Store) admin.LogStatus {
+// logStatus is the newest record, and what is wrong with the log.
+func logStatus(store *storage.Store, emergency *storage.Emergency) admin.LogStatus {
+	status := admin.LogStatus{Emergency: emergency.Waiting()}
+	if err := store.Room(); err != nil {
+		status.Error = err.Error()
+	}
 	seq, record, err := store.Head()
 	var r struct {
 		Time time.Time `json:"time"`
 	}
-	if err != nil || json.Unmarshal(record, &r) != nil {
-		return admin.LogStatus{}
+	if err == nil && json.Unmarshal(record, &r) == nil {
+		status.Seq, status.Time = seq, r.Time
 	}
-	key, _ := store.PublicKey()
-	return admin.LogStatus{Seq: seq, Time: r.Time, Key: key}
+	status.Key, _ = store.PublicKey()
+	return status
 }
 
 // lastError remembers what was last logged as an error.

@@ -15,6 +15,9 @@ type Audit struct {
 	// as they were before they were masked, encrypted to them: the server cannot read
 	// them again.
 	Recipients []string `yaml:"recipients"`
+	// EmergencyFile is where outcomes go that the log cannot take; emergency.jsonl in
+	// Data when absent. It is best on another volume.
+	EmergencyFile string `yaml:"emergencyFile"`
 	// Retention is for how long the log is kept; for good when absent.
 	Retention Retention `yaml:"retention"`
 }
