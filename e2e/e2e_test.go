@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -33,9 +34,11 @@ const audience = "http://127.0.0.1/mcp"
 var world struct {
 	cluster *rig.ControlPlane
 	binary  string
-	token   string // of the agent agents/oncall
-	other   string // of another agent, agents/other
-	admin   string // for the API server, of a service account that may do everything
+	// faulty is the same with the hooks of the build tag crash.
+	faulty func() (string, error)
+	token  string // of the agent agents/oncall
+	other  string // of another agent, agents/other
+	admin  string // for the API server, of a service account that may do everything
 }
 
 func TestMain(m *testing.M) {
@@ -67,6 +70,14 @@ func prepare(ctx context.Context, dir string) (err error) {
 	if world.binary, err = rig.BuildServer(ctx, dir, raceFlag...); err != nil {
 		return err
 	}
+	world.faulty = sync.OnceValues(func() (string, error) {
+		faulty := filepath.Join(dir, "faulty")
+		if err := os.Mkdir(faulty, 0o700); err != nil {
+			return "", err
+		}
+		// Without the race detector, which only makes a hundred starts slower.
+		return rig.BuildServer(context.Background(), faulty, "-tags", "crash")
+	})
 	if world.cluster, err = rig.StartControlPlane(ctx, dir, audience, os.Stderr); err != nil {
 		return err
 	}

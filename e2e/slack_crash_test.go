@@ -128,8 +128,7 @@ var crashPoints = []crashPoint{
 // vote that anybody has seen is lost, people are asked once, and Slack ends by
 // showing how it ended.
 func TestCrashPoints(t *testing.T) {
-	// Without the race detector, which only makes a hundred starts slower.
-	binary, err := rig.BuildServer(t.Context(), t.TempDir(), "-tags", "crash")
+	binary, err := world.faulty()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -506,6 +505,9 @@ func (p *play) votes() []string {
 
 // check looks at everything that was left.
 func (p *play) check() {
+	if text, err := p.server.Run(p.ctx, "audit", "verify"); err != nil {
+		p.Errorf("%s%v", text, err)
+	}
 	records, err := p.server.Export(p.ctx)
 	if err != nil {
 		p.Fatal(err)
