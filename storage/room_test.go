@@ -120,6 +120,35 @@ func TestFull(t *testing.T) {
 	holds(t, path, opts, want)
 }
 
+// What begins something and does not fit does not take along what ends something and
+// came at the same time.
+func TestFullTogether(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "store.db"), Options{MaxBytes: 4 << 20})
+	defer s.Close()
+	var group []*commit
+	for id, recordType := range map[string]string{"large": audit.ToolIntent, "small": audit.ExecOutcome} {
+		b := batch(id, recordType)
+		if id == "large" {
+			b.Entries[0].Payload = make([]byte, 8<<20)
+			rand.Read(b.Entries[0].Payload)
+		}
+		lines, err := encode(b.Entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		group = append(group, &commit{batch: b, lines: lines, done: make(chan error, 1)})
+	}
+	s.commit(group) // the writer has nothing to do
+	for _, c := range group {
+		if err := <-c.done; errors.Is(err, gate.ErrFull) != c.batch.Begins() || !c.batch.Begins() && err != nil {
+			t.Errorf("%s: %v", c.batch.Entries[0].Record.ID, err)
+		}
+	}
+	if seq, record, err := s.Head(); seq != 1 || !bytes.Contains(record, []byte(`"id":"small"`)) || err != nil {
+		t.Errorf("%d %s, %v", seq, record, err)
+	}
+}
+
 // The system takes no more and takes more again, several times, under many writers,
 // and without a restart: what was acknowledged is there, and what was refused is not.
 func TestNoRoomForAWhile(t *testing.T) {
