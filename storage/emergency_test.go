@@ -21,7 +21,7 @@ func outcome(id string) gate.Entry {
 	return gate.Entry{
 		Record: audit.Record{
 			V: audit.Version, ID: id, Time: noon, Type: audit.ExecOutcome, Op: "op-" + id, Outcome: audit.Success, Tool: &audit.Tool{Name: "scale_deployment"},
-			Payload: &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(payload)},
+			Payload: &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(payload), Sealed: "00"},
 		},
 		Payload: payload, Sealed: []byte{0, 1, 2, 255},
 	}

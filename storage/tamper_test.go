@@ -525,6 +525,7 @@ func TestWrittenAnew(t *testing.T) {
 	// With the same key.
 	folder = t.TempDir()
 	write(t, filepath.Join(folder, "audit.key"), read(filepath.Join(filepath.Dir(path), "audit.key")), 0o600)
+	edit(t, filepath.Join(folder, "store.db"), func(*bbolt.Tx) error { return nil }) // where there is no file, none is begun beside a key
 	other = unsynced(t, filepath.Join(folder, "store.db"))
 	defer other.Close()
 	fill(t, other, logtest.New(2), 80, 16)
