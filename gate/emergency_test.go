@@ -108,7 +108,7 @@ func TestFullLog(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	if n := reads.cluster.asked(); n > 0 {
+	if n := reads.cluster.asked(); n > 1 { // what it serves, which planning may ask
 		t.Errorf("the cluster was asked %d times", n)
 	}
 
