@@ -102,7 +102,7 @@ func TestFullLog(t *testing.T) {
 	reads.Room = func() error { return ErrFull }
 	reads.store.fault = func(Batch) fault { return full }
 	for _, call := range []func() Result{func() Result { return reads.scale(5) }, func() Result {
-		return reads.call("get_resource", `{"kind":"deployments","namespace":"shop","name":"web"}`)
+		return reads.call("get_resource", `{"kind":"configmap","namespace":"shop","name":"settings"}`)
 	}} {
 		if got := call(); got.Status != Failed || got.Reason != fullReason || got.NextStep != fullStep {
 			t.Errorf("%+v", got)
