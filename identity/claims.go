@@ -48,7 +48,26 @@ func (i *issuer) principal(claims map[string]any) (action.Principal, error) {
 	for n := range p.Groups {
 		p.Groups[n] = i.GroupsPrefix + p.Groups[n]
 	}
-	return p, i.checkNames(p)
+	if err := i.checkNames(p); err != nil {
+		return p, err
+	}
+	return p, i.checkPrefixes(p)
+}
+
+// checkPrefixes refuses names that begin as another issuer's do: an issuer without a
+// prefix, or with a shorter one, could else name that one's users and groups.
+func (i *issuer) checkPrefixes(p action.Principal) error {
+	for _, other := range i.others {
+		if n := other.UsernamePrefix; len(n) > len(i.UsernamePrefix) && strings.HasPrefix(p.Username, n) {
+			return refuse("the user name is %.100q, which begins as those of issuer %s do", p.Username, other.URL)
+		}
+		for _, group := range p.Groups {
+			if n := other.GroupsPrefix; len(n) > len(i.GroupsPrefix) && strings.HasPrefix(group, n) {
+				return refuse("the name of a group is %.100q, which begins as those of issuer %s do", group, other.URL)
+			}
+		}
+	}
+	return nil
 }
 
 // person reads a claim that names somebody.

@@ -66,6 +66,8 @@ type Authenticator struct {
 type issuer struct {
 	Issuer
 	keys *keys
+	// others are the issuers beside this one.
+	others []Issuer
 }
 
 // New prepares the issuers; audience is that of those that have none of their own. It
@@ -87,7 +89,8 @@ func New(issuers []Issuer, audience string) (*Authenticator, error) {
 			}
 		}
 		config.Audience = cmp.Or(config.Audience, audience)
-		a.issuers[config.URL] = &issuer{Issuer: config, keys: &keys{
+		others := slices.DeleteFunc(slices.Clone(issuers), func(other Issuer) bool { return other.URL == config.URL })
+		a.issuers[config.URL] = &issuer{Issuer: config, others: others, keys: &keys{
 			issuer: config.URL, client: client, now: func() time.Time { return a.now() }, log: a.log,
 		}}
 	}

@@ -348,6 +348,36 @@ func TestSeveralIssuers(t *testing.T) {
 	}
 }
 
+// What begins with an issuer's prefix is a name of that issuer, whatever another says.
+func TestPrefixesOfOthers(t *testing.T) {
+	plain, okta, eu := start(t, httptest.NewServer), start(t, httptest.NewServer), start(t, httptest.NewServer)
+	issuer := func(p *idp, prefix string) Issuer {
+		return Issuer{URL: p.URL, GroupsClaim: "groups", UsernamePrefix: prefix, GroupsPrefix: prefix}
+	}
+	a := authenticator(t, issuer(plain, ""), issuer(okta, "okta:"), issuer(eu, "okta:eu:"))
+	for _, row := range []struct {
+		name       string
+		of         *idp
+		sub, group string
+		taken      bool
+	}{
+		{"names of its own", plain, "devin", "agents", true},
+		{"a part of a prefix", plain, "okta", "okta", true},
+		{"another's user", plain, "okta:admin", "agents", false},
+		{"another's group", plain, "devin", "okta:admins", false},
+		{"names with a prefix", okta, "okta:devin", "admins", true},
+		{"a user of the longer prefix", okta, "eu:devin", "admins", false},
+		{"a group of the longer prefix", okta, "devin", "eu:admins", false},
+		{"names with the longer prefix", eu, "devin", "admins", true},
+	} {
+		_, _, err := a.Authenticate(t.Context(), row.of.token(t, map[string]any{"sub": row.sub, "groups": []string{"x", row.group}}))
+		var refused *Refused
+		if (err == nil) != row.taken || err != nil && !errors.As(err, &refused) {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+}
+
 // An issuer with an audience of its own takes tokens for that and for no other, and
 // nobody else's tokens are taken for it.
 func TestAudienceOfAnIssuer(t *testing.T) {
