@@ -323,6 +323,21 @@ func TestNotOffered(t *testing.T) {
 	}
 }
 
+// A client that answers what nobody asked brings about no error of the server's: status
+// shows the last one, and an agent could hide it.
+func TestAnswersToNobody(t *testing.T) {
+	f := newFront(t)
+	session := f.initialize("bot", "2025-11-25")
+	for _, answer := range []string{`"result":{"a":1}`, `"error":{"code":1,"message":"x"}`, `"result":{"action":"accept","content":{}}`} {
+		if r := f.send("bot", `{"jsonrpc":"2.0","id":1,`+answer+`}`, headerSession, session); r.status != 400 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if log := f.log.String(); strings.Contains(log, `"level":"ERROR"`) || !strings.Contains(log, `"level":"WARN"`) {
+		t.Errorf("the log says\n%s", log)
+	}
+}
+
 // A proxy on this machine passes the Host on that clients use.
 func TestBehindALocalProxy(t *testing.T) {
 	f := newFront(t, func(f *front) { f.AllowedHosts = []string{"countersign.example.com"} })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -47,7 +48,7 @@ func (s *Server) Handler() http.Handler {
 		// is there for one client's messages to leak into another's.
 		server.WithDisableStreaming(true),
 		server.WithDisableLocalhostProtection(true), // checkHost does it, also behind a proxy
-		server.WithStreamableHTTPLogger(s.Log),
+		server.WithStreamableHTTPLogger(slog.New(mild{s.Log.Handler()})),
 	)
 	metadata := server.NewProtectedResourceMetadataHandler(server.ProtectedResourceMetadataConfig{
 		Resource: s.URL, AuthorizationServers: s.AuthorizationServers, ScopesSupported: s.Scopes.all(),
@@ -100,6 +101,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		s.addressRate,
 		s.login,
 		s.principalRate,
+		s.place,
 		s.read, // size, depth and shape
 		s.scope,
 		s.session,
@@ -114,6 +116,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		defer s.running.leave()
 		v := &visit{w: w, r: r, caller: caller{source: audit.Source{Transport: "http", IP: s.address(r)}}}
+		defer func() { s.places.leave(v.place) }()
 		for _, step := range steps {
 			if a := step(v); a != nil {
 				s.answer(v, a)
@@ -122,6 +125,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(v.body))
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller)))
+		if v.message.Method == string(mcpgo.MethodInitialize) {
+			s.opened.add(next, v.caller, w.Header().Get(headerSession))
+		}
 		if id := r.Header.Get(headerSession); r.Method == http.MethodDelete && validSession(s.SessionKey, v.principal, id) {
 			s.deleted.add(id)
 			s.endSession(v.principal, id)
@@ -129,11 +135,23 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
+// mild lets errors through as warnings. What mcp-go reports as an error any client can
+// bring about by what it sends, or by going away; an operator looks for errors of the
+// server, of which status shows the last.
+type mild struct{ slog.Handler }
+
+func (m mild) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = min(r.Level, slog.LevelWarn)
+	return m.Handler.Handle(ctx, r)
+}
+
 // visit is a request on its way through the guard, with what the steps found out.
 type visit struct {
 	w http.ResponseWriter
 	r *http.Request
 	caller
+	// place is under whose name the request is counted; empty until it is.
+	place   string
 	body    []byte
 	message message
 }
@@ -186,6 +204,18 @@ func (s *Server) addressRate(v *visit) *answer {
 
 func (s *Server) principalRate(v *visit) *answer {
 	return s.rate(v, s.principals, v.principal.Key(), "you send")
+}
+
+// place keeps one principal from taking all connections with bodies that do not end
+// and calls that wait.
+func (s *Server) place(v *visit) *answer {
+	if key := v.principal.Key(); s.places.enter(key) {
+		v.place = key
+		return nil
+	}
+	a := &answer{status: http.StatusTooManyRequests, retry: time.Second, text: fmt.Sprintf("%d requests of yours are open, and no more are served at once; wait until one of them is answered", s.places.most)}
+	s.rateLimited(v, a.text)
+	return a
 }
 
 func (s *Server) rate(v *visit, by *buckets, key, who string) *answer {

@@ -63,6 +63,38 @@ func (b *buckets) bucket(key string, now time.Time) *rate.Limiter {
 	return l
 }
 
+// places counts the requests of each principal that are being served.
+type places struct {
+	most int
+
+	mu sync.Mutex
+	by map[string]int
+}
+
+// maxPlaces is how many of one principal may be served at once: a tenth of all
+// connections.
+const maxPlaces = maxConnections / 10
+
+// enter counts one more, if there may be one.
+func (p *places) enter(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by[key] >= p.most {
+		return false
+	}
+	p.by[key]++
+	return true
+}
+
+// leave counts one less; of an empty key, which none was counted for, nothing.
+func (p *places) leave(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by[key]--; p.by[key] <= 0 {
+		delete(p.by, key)
+	}
+}
+
 // networkOf is what counts as one address: of IPv6, whoever has one has a whole /64.
 func networkOf(ip string) string {
 	address, err := netip.ParseAddr(ip)

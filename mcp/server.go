@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +64,9 @@ type Server struct {
 	stdioID string
 	stays   stays
 	deleted deleted
+	opened  opened
 	running running
+	places  places
 	// addresses and principals bound what is answered, strangers what is refused of
 	// one address, and floods what becomes a record of all that.
 	addresses, principals, strangers, floods *buckets
@@ -84,6 +87,7 @@ func New(config Config) *Server {
 		deleted: deleted{ids: map[string]bool{}}, stays: stays{by: map[string]*list.Element{}, use: list.New()},
 		addresses: newBuckets(config.PerAddress, 2*config.PerAddress), principals: newBuckets(config.PerPrincipal, 2*config.PerPrincipal),
 		strangers: newBuckets(5, 50), floods: newBuckets(1, 10),
+		places: places{most: maxPlaces, by: map[string]int{}},
 	}
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)
@@ -179,7 +183,7 @@ func (s *Server) request(ctx context.Context, c caller, tool string, req mcpgo.C
 	if session := server.ClientSessionFromContext(ctx); session != nil {
 		if named, ok := session.(server.SessionWithClientInfo); ok {
 			info := named.GetClientInfo()
-			out.Source.Agent = clip(audit.MaskText(info.Name+" "+info.Version), 100)
+			out.Source.Agent = clip(audit.MaskText(strings.TrimSpace(info.Name+" "+info.Version)), 100)
 		}
 	}
 	c.source = out.Source

@@ -57,7 +57,8 @@ func (s sessions) Terminate(id string) (notAllowed bool, err error) {
 }
 
 func validSession(key []byte, p action.Principal, id string) bool {
-	raw, err := base64.RawURLEncoding.DecodeString(id)
+	// Strict, or an id could be spelt in four ways, and only one of them be deleted.
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(id)
 	return err == nil && len(raw) == 32 && hmac.Equal(raw[16:], sessionMAC(key, p, raw[:16]))
 }
 
@@ -95,6 +96,53 @@ func (d *deleted) add(id string) {
 	d.ids[id] = true
 	d.use = append(d.use, id)
 }
+
+// opened are the sessions of which mcp-go keeps something: what the client said of
+// itself, and a queue, 64 KiB and more. It forgets them after a time; whoever opens
+// one after the other would fill the memory until then.
+type opened struct {
+	mu  sync.Mutex
+	use []openedSession // in the order in which they were opened
+}
+
+type openedSession struct {
+	id string
+	of caller
+}
+
+// maxOpened bounds them. A session that is forgotten can be used on; its later calls
+// are on record without the client's name.
+const maxOpened = 1000
+
+// add notes a session, and lets mcp-go forget the oldest of too many.
+func (o *opened) add(mcp http.Handler, c caller, id string) {
+	if id == "" {
+		return
+	}
+	o.mu.Lock()
+	var old openedSession
+	if o.use = append(o.use, openedSession{id, c}); len(o.use) > maxOpened {
+		old, o.use = o.use[0], o.use[1:]
+	}
+	o.mu.Unlock()
+	if old.id == "" {
+		return
+	}
+	// The only way in from outside is the one that clients have.
+	ctx := context.WithValue(context.Background(), callerKey{}, old.of)
+	r, err := http.NewRequestWithContext(ctx, http.MethodDelete, "/", http.NoBody)
+	if err == nil {
+		r.Header.Set(headerSession, old.id)
+		mcp.ServeHTTP(nobody{}, r)
+	}
+}
+
+// nobody reads an answer.
+type nobody struct{}
+
+func (nobody) Header() http.Header         { return http.Header{} }
+func (nobody) WriteHeader(int)             {}
+func (nobody) Write(p []byte) (int, error) { return len(p), nil }
 
 // stays are the sessions that the audit log tells of: which calls belong together.
 // They are kept in memory; a session that a restart interrupts starts again.

@@ -124,3 +124,42 @@ func TestSessionsAreBounded(t *testing.T) {
 		t.Errorf("%d ended, %d open", len(ended), len(f.stays.by))
 	}
 }
+
+// Whoever opens one session after the other makes mcp-go forget older ones, which
+// keeps up to 64 KiB of each; they can be used on.
+func TestOpenedSessionsAreBounded(t *testing.T) {
+	f := newFront(t)
+	first := f.initialize("bot", "2025-11-25")
+	kept := f.initialize("bot", "2025-11-25")
+	for range maxOpened - 1 {
+		f.initialize("other", "2025-11-25")
+	}
+	const list = `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"list_namespaces","arguments":{},"_meta":{"progressToken":1}}}`
+	for _, id := range []string{first, kept} {
+		if r := f.send("bot", list, headerSession, id); r.status != 200 || !strings.Contains(r.body, "END-OF-DATA") {
+			t.Errorf("%+v", r)
+		}
+	}
+	started := f.store.of(audit.SessionStarted)
+	if len(started) != 2 || started[0].Source.Agent != "" || started[1].Source.Agent != "rig 1" {
+		t.Errorf("%+v", started)
+	}
+	if n := len(f.opened.use); n != maxOpened {
+		t.Errorf("%d are noted", n)
+	}
+}
+
+// An id has one spelling: else one that its client deleted would live on in another.
+func TestDeletedSessionIsRespelt(t *testing.T) {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	f := newFront(t)
+	id := f.initialize("bot", "2025-11-25")
+	if r := f.do(http.MethodDelete, f.url, "bot", "", headerSession, id); r.status != 200 {
+		t.Fatalf("%+v", r)
+	}
+	for _, letter := range letters {
+		if r := f.send("bot", `{"jsonrpc":"2.0","id":1,"method":"ping"}`, headerSession, id[:len(id)-1]+string(letter)); r.status != 404 {
+			t.Errorf("%c: %+v", letter, r)
+		}
+	}
+}

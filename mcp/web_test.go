@@ -331,3 +331,67 @@ func TestManyClients(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// One principal with as many requests open as it may have, in bodies that do not end
+// or in calls that wait, is told to wait; others are served.
+func TestPlaces(t *testing.T) {
+	const most = 4
+	began, finish := make(chan struct{}), make(chan struct{})
+	f := newFront(t, func(f *front) {
+		f.places.most = most
+		f.executing = func(context.Context) {
+			began <- struct{}{}
+			<-finish
+		}
+	})
+	var all sync.WaitGroup
+	for range most / 2 {
+		all.Go(func() {
+			if r := f.call("bot", "list_namespaces", `{}`, ""); r.status != 200 {
+				t.Errorf("%+v", r)
+			}
+		})
+		<-began
+	}
+	var halves []net.Conn
+	for range most / 2 {
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(f.url, "http://"), "/mcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer bot\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+		halves = append(halves, conn)
+	}
+	open := func() int {
+		f.places.mu.Lock()
+		defer f.places.mu.Unlock()
+		return f.places.by["https://idp\nbot"]
+	}
+	for open() < most {
+		time.Sleep(time.Millisecond)
+	}
+	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	if r := f.send("bot", ping); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") != "1" {
+		t.Errorf("one too many: %+v", r)
+	}
+	if r := f.do(http.MethodPost, f.url, "other", strings.Replace(ping, "ping", "initialize", 1)); r.status != 200 {
+		t.Errorf("another: %+v", r)
+	}
+	if limited := f.store.of(audit.RateLimited); len(limited) != 1 || limited[0].Principal.Subject != "bot" {
+		t.Errorf("on record: %+v", limited)
+	}
+	close(finish)
+	for _, conn := range halves {
+		conn.Close()
+	}
+	all.Wait()
+	for open() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	f.places.mu.Lock()
+	defer f.places.mu.Unlock()
+	if len(f.places.by) != 0 {
+		t.Errorf("%v are left", f.places.by)
+	}
+}
