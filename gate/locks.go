@@ -3,7 +3,9 @@ package gate
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"countersign/action"
@@ -102,18 +104,28 @@ func (g *Gate) Locks() []approvals.Lock {
 	return slices.DeleteFunc(slices.Clone(g.locks.all), func(l approvals.Lock) bool { return !l.Holds(now) })
 }
 
+// namespaceName is what a namespace can be called (Kubernetes, RFC 1123 label names).
+var namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
 // Lock halts what it names, from when it returns: new calls are denied, what
 // waits is withdrawn, a command that runs is cut off, and of several requests
 // the next is not sent. A request that is on its way is not called back.
 //
-// A tool or a cluster that does not exist is refused: in an emergency, a lock that
-// locks nothing for a misspelt name is the worst answer.
+// A tool or a cluster that does not exist is refused, and what can be no name of a
+// namespace or of a principal, such as a pattern: in an emergency, a lock that locks
+// nothing for a misspelt name is the worst answer.
 func (g *Gate) Lock(l approvals.Lock, by approvals.Person) (set Locked, err error) {
 	if l.Tool != "" && g.find(l.Tool) == nil {
 		return set, fmt.Errorf("%w: there is no tool %q", ErrNotFound, l.Tool)
 	}
 	if l.Cluster != "" && !slices.Contains(g.Clusters, l.Cluster) {
 		return set, fmt.Errorf("%w: there is no cluster %q; the configuration has %v", ErrNotFound, l.Cluster, g.Clusters)
+	}
+	if l.Namespace != "" && !namespaceName.MatchString(l.Namespace) {
+		return set, fmt.Errorf("%w: there can be no namespace %q; a lock takes one whole name, and no pattern", ErrNotFound, l.Namespace)
+	}
+	if strings.Contains(l.Principal, "*") || strings.TrimSpace(l.Principal) != l.Principal {
+		return set, fmt.Errorf("%w: a lock takes one whole name of a principal, and %q holds a * or begins or ends with a space", ErrNotFound, l.Principal)
 	}
 	l.ID, l.By, l.Created = newID(), by.String(), g.Now()
 	l.Reason = audit.MaskText(clip(l.Reason))

@@ -64,6 +64,25 @@ func TestLockWithdraws(t *testing.T) {
 	}
 }
 
+// What can be no name locks nothing, and so is refused: patterns above all, which
+// policy takes and locks do not.
+func TestLockOfNoName(t *testing.T) {
+	r := newRig(t, allowAll)
+	for _, l := range []approvals.Lock{
+		{Tool: "scale_*"}, {Tool: "Scale_Deployment"}, {Cluster: "eas*"}, {Cluster: "EAST"},
+		{Namespace: "shop-*"}, {Namespace: "Shop"}, {Namespace: " shop"}, {Namespace: "*"},
+		{Principal: "bot-*"}, {Principal: "*"}, {Principal: "bot "}, {Principal: " "},
+	} {
+		l.Reason = "incident 4711"
+		if _, err := r.Lock(l, sre("bea")); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", l.What(), err)
+		}
+	}
+	if n := len(r.Locks()); n != 0 {
+		t.Errorf("%d locks hold", n)
+	}
+}
+
 // A lock outlives a restart, beats an allowance and a grant, and ends by itself.
 func TestLockBeatsPolicy(t *testing.T) {
 	r := newRig(t, allowAll)
