@@ -47,7 +47,7 @@ func TestFrontDoor(t *testing.T) {
 		t.Errorf("%d %s", code, text)
 	}
 	code, text := get(http.DefaultClient, root+"/readyz")
-	for _, line := range []string{"audit log: writable\n", "policy: ", "clusters: 1 of 1 reachable\n", "issuers: keys of 1 of 1 known\n"} {
+	for _, line := range []string{"audit log: writable\n", "policy: loaded\n", "clusters: 1 of 1 reachable\n", "issuers: keys of 1 of 1 known\n"} {
 		if code != 200 || !strings.Contains(text, line) {
 			t.Errorf("%d %s; want %s", code, text, line)
 		}

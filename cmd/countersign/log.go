@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
+
+	"golang.org/x/time/rate"
 
 	"countersign/audit"
 )
@@ -22,4 +26,18 @@ func newLog(w io.Writer) slog.Handler {
 		}
 		return a
 	}})
+}
+
+// sparing leaves out some of the lines that net/http writes about connections without
+// TLS or with the wrong one: whoever can reach the address makes as many as he likes.
+type sparing struct {
+	slog.Handler
+	limit *rate.Limiter
+}
+
+func (s sparing) Handle(ctx context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "http: TLS handshake error") && !s.limit.Allow() {
+		return nil
+	}
+	return s.Handler.Handle(ctx, r)
 }

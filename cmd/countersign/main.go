@@ -123,6 +123,9 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, warning := range issuersAlike(c.Issuers) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: warning: "+warning)
+			}
 			for _, warning := range warnings(c.Policy, set) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: "+warning)
 			}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
 
 	"countersign/admin"
 	"countersign/approvals"
@@ -82,6 +83,9 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		return err
 	}
 	authenticator.Log = log
+	for _, warning := range issuersAlike(config.Issuers) {
+		log.Warn(warning)
+	}
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
@@ -136,7 +140,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		AllowedHosts: config.AllowedHosts, AllowedOrigins: config.AllowedOrigins, TrustedProxies: trustedProxies(config),
 		Scopes:       mcp.Scopes{Read: config.Scopes.Read, Change: config.Scopes.Change},
 		PerPrincipal: int(config.Limits.PerPrincipal), PerAddress: int(config.Limits.PerAddress),
-		Ready:      health(store, live, clusters, authenticator, len(config.Issuers)),
+		Ready:      health(store, clusters, authenticator, len(config.Issuers)),
 		SessionKey: store.Key("session"), Token: os.Getenv(tokenVariable),
 	})
 	os.Unsetenv(tokenVariable)
@@ -214,7 +218,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		handler = mux
 	}
 	web := mcp.Web(handler)
-	web.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	web.ErrorLog = slog.NewLogLogger(sparing{log.Handler(), rate.NewLimiter(1, 10)}, slog.LevelWarn)
 	go func() {
 		if showing != nil {
 			web.TLSConfig = showing.config()
@@ -290,6 +294,21 @@ func issuers(config *configs.Config) []identity.Issuer {
 		}
 	}
 	return out
+}
+
+// issuersAlike warns of issuers that can name the same users or groups. A cluster's
+// service accounts have names that nobody else's issuer can give.
+func issuersAlike(all []configs.Issuer) (warnings []string) {
+	for i, a := range all {
+		for _, b := range all[i+1:] {
+			users := a.UsernamePrefix == b.UsernamePrefix
+			groups := a.GroupsPrefix == b.GroupsPrefix && (a.Kubernetes || a.GroupsClaim != "" && b.GroupsClaim != "")
+			if a.Kubernetes == b.Kubernetes && (users || groups) {
+				warnings = append(warnings, fmt.Sprintf("issuers %s and %s can give the same names to different callers: set usernamePrefix and groupsPrefix for one of them (docs/identity.md)", a.URL, b.URL))
+			}
+		}
+	}
+	return warnings
 }
 
 func trustedProxies(config *configs.Config) []netip.Prefix {
