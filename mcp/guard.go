@@ -116,7 +116,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		defer s.running.leave()
 		v := &visit{w: w, r: r, caller: caller{source: audit.Source{Transport: "http", IP: s.address(r)}}}
-		defer func() { s.places.leave(v.place) }()
+		defer func() {
+			s.places.leave(v.place)
+			s.large.leave(v.large)
+		}()
 		for _, step := range steps {
 			if a := step(v); a != nil {
 				s.answer(v, a)
@@ -150,10 +153,10 @@ type visit struct {
 	w http.ResponseWriter
 	r *http.Request
 	caller
-	// place is under whose name the request is counted; empty until it is.
-	place   string
-	body    []byte
-	message message
+	// place and large are under whose name the request is counted; empty until it is.
+	place, large string
+	body         []byte
+	message      message
 }
 
 // answer is what a request gets that goes no further than a step of the guard.
@@ -213,7 +216,11 @@ func (s *Server) place(v *visit) *answer {
 		v.place = key
 		return nil
 	}
-	a := &answer{status: http.StatusTooManyRequests, retry: time.Second, text: fmt.Sprintf("%d requests of yours are open, and no more are served at once; wait until one of them is answered", s.places.most)}
+	return s.crowded(v, s.places, "requests of yours")
+}
+
+func (s *Server) crowded(v *visit, p *places, what string) *answer {
+	a := &answer{status: http.StatusTooManyRequests, retry: time.Second, text: fmt.Sprintf("%d %s are open, and no more are served at once; wait until one of them is answered", p.most, what)}
 	s.rateLimited(v, a.text)
 	return a
 }
@@ -285,9 +292,21 @@ func (s *Server) challenge(mistake string, scopes []string) string {
 	return out
 }
 
-// read takes the body in and looks at its outside.
+// read takes the body in and looks at its outside. Of large ones only a few of one
+// principal are held at once.
 func (s *Server) read(v *visit) *answer {
-	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
+	limited := http.MaxBytesReader(v.w, v.r.Body, maxBody)
+	body, err := io.ReadAll(io.LimitReader(limited, maxOther+1))
+	if err == nil && len(body) > maxOther {
+		key := v.principal.Key()
+		if !s.large.enter(key) {
+			return s.crowded(v, s.large, fmt.Sprintf("requests of yours with more than %d bytes", maxOther))
+		}
+		v.large = key
+		var rest []byte
+		rest, err = io.ReadAll(limited)
+		body = append(body, rest...)
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):

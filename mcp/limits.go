@@ -71,9 +71,13 @@ type places struct {
 	by map[string]int
 }
 
-// maxPlaces is how many of one principal may be served at once: a tenth of all
-// connections.
-const maxPlaces = maxConnections / 10
+const (
+	// maxPlaces is how many of one principal may be served at once: a tenth of all
+	// connections.
+	maxPlaces = maxConnections / 10
+	// maxLarge is how many of them may have bodies of more than maxOther.
+	maxLarge = 10
+)
 
 // enter counts one more, if there may be one.
 func (p *places) enter(key string) bool {

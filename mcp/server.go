@@ -66,7 +66,9 @@ type Server struct {
 	deleted deleted
 	opened  opened
 	running running
-	places  places
+	// places bounds the requests of one principal that are open, large those with bodies
+	// beyond maxOther.
+	places, large *places
 	// addresses and principals bound what is answered, strangers what is refused of
 	// one address, and floods what becomes a record of all that.
 	addresses, principals, strangers, floods *buckets
@@ -87,7 +89,7 @@ func New(config Config) *Server {
 		deleted: deleted{ids: map[string]bool{}}, stays: stays{by: map[string]*list.Element{}, use: list.New()},
 		addresses: newBuckets(config.PerAddress, 2*config.PerAddress), principals: newBuckets(config.PerPrincipal, 2*config.PerPrincipal),
 		strangers: newBuckets(5, 50), floods: newBuckets(1, 10),
-		places: places{most: maxPlaces, by: map[string]int{}},
+		places: &places{most: maxPlaces, by: map[string]int{}}, large: &places{most: maxLarge, by: map[string]int{}},
 	}
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)

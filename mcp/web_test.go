@@ -395,3 +395,36 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("%v are left", f.places.by)
 	}
 }
+
+// Nor can it fill the memory with bodies that do not end: of large ones it may have a
+// few open.
+func TestLargeBodies(t *testing.T) {
+	f := newFront(t)
+	f.large.most = 2
+	for range 2 {
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(f.url, "http://"), "/mcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer bot\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat(" ", maxOther+1))
+	}
+	for open := 0; open < 2; {
+		time.Sleep(time.Millisecond)
+		f.large.mu.Lock()
+		open = f.large.by["https://idp\nbot"]
+		f.large.mu.Unlock()
+	}
+	large := `{"x":"` + strings.Repeat("x", maxOther) + `"}`
+	if r := f.call("bot", "list_namespaces", large, ""); r.status != http.StatusTooManyRequests {
+		t.Errorf("one too many: %+v", r)
+	}
+	if r := f.call("bot", "list_namespaces", `{}`, ""); r.status != 200 {
+		t.Errorf("a small one: %+v", r)
+	}
+	for range 3 {
+		if r := f.call("other", "list_namespaces", large, ""); r.status != 200 {
+			t.Errorf("another's: %+v", r)
+		}
+	}
+}
