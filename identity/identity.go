@@ -166,7 +166,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (action.
 	name, _ := u.claims["iss"].(string)
 	trusted, ok := a.issuers[name]
 	if !ok {
-		return action.Principal{}, nil, refuse("the token's issuer is not trusted")
+		return action.Principal{}, nil, refuse("the token's issuer is not trusted: %.200q is none of those that are configured", name)
 	}
 	// The signature and the issuer are go-oidc's to check. It has no leeway for exp,
 	// and one of its own for nbf, so times are checked below.

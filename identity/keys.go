@@ -147,7 +147,7 @@ func (k *keys) look(done chan struct{}) {
 	case err != nil && (first || before == nil) && until.After(k.now()):
 		k.log().Warn("issuer cannot be asked for its keys; those that are known are used", "issuer", k.issuer, "until", until, "err", err)
 	case err != nil && (first || before == nil):
-		k.log().Warn("issuer cannot be asked for its keys; its tokens are not taken", "issuer", k.issuer, "err", err)
+		k.log().Error("issuer cannot be asked for its keys; its tokens are not taken", "issuer", k.issuer, "err", err)
 	case err == nil && before != nil:
 		k.log().Info("issuer answers again", "issuer", k.issuer)
 	}

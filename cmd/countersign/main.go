@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	_ "time/tzdata" // rules may name time zones, and the machine may know none
@@ -18,6 +19,8 @@ import (
 
 	"countersign/audit/anchors"
 	"countersign/configs"
+	"countersign/identity"
+	"countersign/kube"
 )
 
 // version is set when a release is built.
@@ -107,6 +110,20 @@ func versionCommand() *cobra.Command {
 	}
 }
 
+// missing are the files of a configuration that are not here as a server needs them.
+// That is no mistake of the configuration, which may be checked on another machine.
+func missing(c *configs.Config) (all []error) {
+	_, issuers := identity.New(issuers(c), c.URL)
+	_, clusters := kube.New(clusterConfigs(c), "countersign/"+version, c.RequestTimeout)
+	discard := slog.New(slog.DiscardHandler)
+	_, slack := newSlack(c, nil, nil, nil, discard)
+	var certificate error
+	if c.TLS.CertFile != "" {
+		_, certificate = newCertificate(c.TLS, discard)
+	}
+	return slices.DeleteFunc([]error{issuers, clusters, certificate, slack}, func(err error) bool { return err == nil })
+}
+
 func configCommand() *cobra.Command {
 	config := &cobra.Command{Use: "config", Short: "Check configuration", RunE: subcommand}
 	config.AddCommand(&cobra.Command{
@@ -129,7 +146,7 @@ func configCommand() *cobra.Command {
 			for _, warning := range warnings(c.Policy, set) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: "+warning)
 			}
-			if _, err := newSlack(c, nil, nil, nil, slog.New(slog.DiscardHandler)); err != nil {
+			for _, err := range missing(c) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "countersign: as things are on this machine, the server would not start: "+err.Error())
 			}
 			for _, w := range c.Audit.Anchors.Witnesses {

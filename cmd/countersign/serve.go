@@ -86,6 +86,21 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	for _, warning := range issuersAlike(config.Issuers) {
 		log.Warn(warning)
 	}
+	// What else could keep the server from starting comes before anything that was
+	// approved is taken up.
+	var showing *certificate
+	if config.TLS.CertFile != "" {
+		if showing, err = newCertificate(config.TLS, log); err != nil {
+			return err
+		}
+	}
+	var listener net.Listener
+	if !stdio {
+		if listener, err = net.Listen("tcp", config.Listen); err != nil {
+			return fmt.Errorf("listening: %w; give listen an address of this machine that no other program has", err)
+		}
+		defer listener.Close()
+	}
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)
 	}
@@ -94,6 +109,11 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	socket, err := admin.Listen(config.AdminSocket)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
 
 	sealer, err := audit.NewSealer(config.Audit.Recipients)
 	if err != nil {
@@ -144,12 +164,6 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		SessionKey: store.Key("session"), Token: os.Getenv(tokenVariable),
 	})
 	os.Unsetenv(tokenVariable)
-	var showing *certificate
-	if config.TLS.CertFile != "" {
-		if showing, err = newCertificate(config.TLS, log); err != nil {
-			return err
-		}
-	}
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	var watch sync.WaitGroup
 	watch.Go(func() { front.WatchSessions(watching) })
@@ -160,10 +174,6 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		watch.Wait()
 	}()
 
-	socket, err := admin.Listen(config.AdminSocket)
-	if err != nil {
-		return err
-	}
 	live.changed = g.PolicyChanged
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -206,10 +216,6 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		return front.ServeStdio(ctx, cmd.InOrStdin(), cmd.OutOrStdout())
 	}
 
-	listener, err := net.Listen("tcp", config.Listen)
-	if err != nil {
-		return fmt.Errorf("listening: %w", err)
-	}
 	handler := front.Handler()
 	if messenger != nil && config.Slack.SigningSecretFile != "" {
 		mux := http.NewServeMux()

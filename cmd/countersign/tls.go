@@ -31,7 +31,7 @@ type certificate struct {
 func newCertificate(files configs.TLS, log *slog.Logger) (*certificate, error) {
 	c := &certificate{TLS: files, log: log, now: time.Now}
 	if _, err := c.read(); err != nil {
-		return nil, fmt.Errorf("reading the TLS certificate: %w", err)
+		return nil, fmt.Errorf("reading the TLS certificate (tls.certFile and tls.keyFile): %w", err)
 	}
 	c.looked = c.now()
 	return c, nil
@@ -78,7 +78,7 @@ func (c *certificate) read() (changed bool, err error) {
 	}
 	pair, err := tls.X509KeyPair(certPEM, []byte(keyPEM))
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("%s with %s: %w", c.CertFile, c.KeyFile, err)
 	}
 	held = bytes.Join(pair.Certificate, nil)
 	c.pair = &pair
