@@ -21,7 +21,7 @@ func (b *Batch) Begins() bool {
 		case audit.ToolIntent, audit.ToolPlanned, audit.ApprovalRequested, audit.ExecStarted, audit.GrantCreated:
 			return true
 		case audit.ExecOutcome, audit.ExecUnknown, audit.ExecReconciled, audit.ApprovalVoted, audit.ApprovalDecided, audit.GrantRevoked,
-			audit.LockAdded, audit.LockRemoved, audit.SessionEnded, audit.ConfigChanged, audit.LogOpened, audit.LogCheckpoint, audit.LogPruned:
+			audit.LockAdded, audit.LockRemoved, audit.SessionEnded, audit.ConfigChanged, audit.LogOpened, audit.LogCheckpoint, audit.LogPruned, audit.ClusterSeen:
 			ends = true
 		}
 	}

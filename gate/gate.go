@@ -197,7 +197,7 @@ type Gate struct {
 
 	bell   bell     // rung when an operation changes
 	groups sync.Map // caller -> []string, those of its last call
-	seen   sync.Map // name of a cluster -> audit.Cluster, as on record since the start
+	seen   sync.Map // cluster name -> sight
 	work   sync.WaitGroup
 	// background ends when the server stops; executions that have started go on.
 	background context.Context

@@ -338,11 +338,13 @@ func (g *Gate) Anchored(a audit.Anchored) error {
 	return g.commit(Batch{Entries: []Entry{{Record: r}}})
 }
 
-// ClusterSeen records which cluster was found behind a name, once for each start of
-// the server and whenever it is another one than before. A replay of what was done
-// in it refuses that cluster. It reports whether that was new.
+// ClusterSeen records which cluster was found behind a name: at each start of the
+// server, whenever it is another one than before, and once a day, because retention
+// takes old records out. A replay of what was done in it refuses that cluster. It
+// reports whether it was recorded.
 func (g *Gate) ClusterSeen(c audit.Cluster) bool {
-	if last, ok := g.seen.Load(c.Name); ok && last == c {
+	now := g.Now()
+	if last, ok := g.seen.Load(c.Name); ok && last.(sight).cluster == c && now.Sub(last.(sight).at) < seeAgain {
 		return false
 	}
 	r := g.serverRecord(audit.ClusterSeen)
@@ -354,8 +356,17 @@ func (g *Gate) ClusterSeen(c audit.Cluster) bool {
 		g.Log.Error("storing which cluster was found", "err", err)
 		return false
 	}
-	g.seen.Store(c.Name, c)
+	g.seen.Store(c.Name, sight{c, now})
 	return true
+}
+
+// seeAgain is how long a record of a cluster does for.
+const seeAgain = 24 * time.Hour
+
+// sight is a cluster that was recorded, and when.
+type sight struct {
+	cluster audit.Cluster
+	at      time.Time
 }
 
 // Refused records an authenticated caller's request that never became a call.
