@@ -252,7 +252,11 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.log(ctx); err != nil {
 		return err
 	}
-	if err := d.simulate(ctx); err != nil {
+	export, err := d.verify(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.simulate(ctx, export); err != nil {
 		return err
 	}
 	return d.replay(ctx)
@@ -366,18 +370,45 @@ func (d *demo) log(ctx context.Context) error {
 	return nil
 }
 
-// simulate asks the production policy about what was recorded under another.
-func (d *demo) simulate(ctx context.Context) error {
-	d.step("What the production policy would have decided otherwise")
-	text, err := d.server.Run(ctx, "audit", "export")
+// verify checks an export as a stranger would, and then one in which a word was changed.
+func (d *demo) verify(ctx context.Context) (export string, err error) {
+	d.step("Anybody can check that the log was not edited")
+	export = filepath.Join(d.dir, "audit.jsonl")
+	checkpoint, key := filepath.Join(d.dir, "audit.checkpoint"), filepath.Join(d.dir, "data", "audit.pub")
+	text, err := d.server.Run(ctx, "audit", "export", "--checkpoint", checkpoint)
 	if err != nil {
-		return err
+		return "", err
 	}
-	export := filepath.Join(d.dir, "audit.jsonl")
-	if err := os.WriteFile(export, []byte(text), 0o600); err != nil {
-		return err
+	const command = "   $ countersign audit verify audit.jsonl --checkpoint audit.checkpoint --key audit.pub"
+	for _, edit := range []struct{ from, to string }{{"denied", "allows"}, {"", ""}} {
+		if err := os.WriteFile(export, []byte(strings.Replace(text, edit.from, edit.to, 1)), 0o600); err != nil {
+			return "", err
+		}
+		if edit.from != "" {
+			fmt.Fprintln(d.out, "   $ sed -i '0,/denied/s//allows/' audit.jsonl")
+		} else {
+			fmt.Fprintln(d.out, "   and as it was:")
+		}
+		fmt.Fprintln(d.out, command)
+		found, err := d.server.Run(ctx, "audit", "verify", export, "--checkpoint", checkpoint, "--key", key)
+		switch {
+		case edit.from == "" && err != nil:
+			return "", err
+		case edit.from != "" && err == nil:
+			return "", errors.New("an edited log was verified")
+		case edit.from != "":
+			_, said, _ := strings.Cut(err.Error(), "exit status 1: ")
+			found = said + "\n"
+		}
+		d.show(found)
 	}
-	text, err = d.server.Run(ctx, "policy", "simulate", "--log", export, "--policy", "configs/policy/production")
+	return export, nil
+}
+
+// simulate asks the production policy about what was recorded under another.
+func (d *demo) simulate(ctx context.Context, export string) error {
+	d.step("What the production policy would have decided otherwise")
+	text, err := d.server.Run(ctx, "policy", "simulate", "--log", export, "--policy", "configs/policy/production")
 	if err != nil {
 		return err
 	}
