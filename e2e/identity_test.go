@@ -573,6 +573,10 @@ func TestIssuerDownAtStart(t *testing.T) {
 	if got := s.login(world.token); got.status != http.StatusOK {
 		t.Errorf("another issuer's token: %+v", got)
 	}
+	// Whoever asks why is told, with the issuer's address.
+	if text, err := s.server.Run(s.ctx, "status"); err != nil || !strings.Contains(text, "its tokens are not taken") || !strings.Contains(text, i.URL) {
+		t.Errorf("%s %v", text, err)
+	}
 	i.Pad(10 << 20)
 	if err := i.Start(); err != nil {
 		t.Fatal(err)
