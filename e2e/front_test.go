@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -358,6 +359,47 @@ func (s *stage) reconfigure(old, new string) {
 		s.Fatal(err)
 	}
 	s.start()
+}
+
+// A server that is told to stop answers who comes now with "later", finishes what it has
+// begun, and ends as if nothing had been wrong.
+func TestStopFinishesWhatRuns(t *testing.T) {
+	s := newStage(t)
+	held := s.proxy.Hold(realPatch)
+	answered := make(chan rig.Answer, 1)
+	go func() {
+		answer, err := s.agent.Call(s.ctx, "scale_deployment", fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":5}`, s.namespace))
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- answer
+	}()
+	<-held
+	if err := s.server.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the server refuses what is new", func() bool {
+		resp, err := http.Get(strings.TrimSuffix(s.server.URL, "/mcp") + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable
+	})
+	if r := s.send(world.token, s.agent.Session, "2025-06-18", nil, `{"jsonrpc":"2.0","id":1,"method":"ping"}`); r.status != http.StatusServiceUnavailable {
+		t.Errorf("a call while the server stops: %+v", r)
+	}
+	s.proxy.Release(true)
+	if answer := <-answered; answer.Structured.Status != "succeeded" {
+		t.Errorf("the call that ran: %+v", answer)
+	}
+	<-s.server.Exited()
+	if err := s.server.Stop(); err != nil { // which only asks how it ended: a second signal would kill it
+		t.Errorf("it ended with %v", err)
+	}
+	if got := s.replicas(); got != "5" {
+		t.Errorf("the Deployment has %s replicas", got)
+	}
 }
 
 // A caller who lost a group while an approval waited is denied when it would run.
