@@ -86,7 +86,7 @@ type Server struct {
 func New(config Config) *Server {
 	s := &Server{
 		Config: config, reads: map[string]bool{}, stdioID: "stdio:" + rand.Text(), forgetAfter: sessionIdle,
-		deleted: deleted{ids: map[string]bool{}}, stays: stays{by: map[string]*list.Element{}, use: list.New()},
+		deleted: deleted{ids: map[string]bool{}}, stays: stays{by: map[string]*list.Element{}, use: list.New(), of: map[string]int{}},
 		addresses: newBuckets(config.PerAddress, 2*config.PerAddress), principals: newBuckets(config.PerPrincipal, 2*config.PerPrincipal),
 		strangers: newBuckets(5, 50), floods: newBuckets(1, 10),
 		places: &places{most: maxPlaces, by: map[string]int{}}, large: &places{most: maxLarge, by: map[string]int{}},

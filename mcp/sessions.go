@@ -149,7 +149,8 @@ func (nobody) Write(p []byte) (int, error) { return len(p), nil }
 type stays struct {
 	mu  sync.Mutex
 	by  map[string]*list.Element
-	use *list.List // of *stay, the one that was used longest ago in front
+	use *list.List     // of *stay, the one that was used longest ago in front
+	of  map[string]int // how many each principal has
 }
 
 // stay is one session, from its first call to its last.
@@ -162,8 +163,12 @@ type stay struct {
 	recorded    sync.Once
 }
 
-// maxStays bounds how many sessions are open at once.
-const maxStays = 10_000
+// maxStays bounds how many sessions are open at once, and maxOwnStays those of one
+// principal: it can name as many as it likes, and must not end those of others.
+const (
+	maxStays    = 10_000
+	maxOwnStays = maxStays / 10
+)
 
 // sessionMeta is where a client can say by itself which session a call is of.
 const sessionMeta = "countersign/session"
@@ -201,9 +206,15 @@ func (s *Server) stay(c caller, id string) string {
 		if id == "" {
 			id = "gap:" + rand.Text()
 		}
-		if s.stays.use.Len() >= maxStays {
-			crowdedOut = append(crowdedOut, s.stays.end(s.stays.use.Front(), "crowded_out"))
+		whose, own := c.principal.Key(), s.stays.of[c.principal.Key()] >= maxOwnStays
+		if own || s.stays.use.Len() >= maxStays {
+			out := s.stays.use.Front()
+			for own && out.Value.(*stay).principal.Key() != whose {
+				out = out.Next()
+			}
+			crowdedOut = append(crowdedOut, s.stays.end(out, "crowded_out"))
 		}
+		s.stays.of[whose]++
 		element = s.stays.use.PushBack(&stay{key: key, id: id, principal: c.principal, source: c.source, first: now})
 		s.stays.by[key] = element
 	}
@@ -226,6 +237,11 @@ func stayKey(p action.Principal, id string) string {
 func (s *stays) end(element *list.Element, reason string) gate.Session {
 	one := s.use.Remove(element).(*stay)
 	delete(s.by, one.key)
+	if whose := one.principal.Key(); s.of[whose] > 1 {
+		s.of[whose]--
+	} else {
+		delete(s.of, whose)
+	}
 	return gate.Session{ID: one.id, Principal: one.principal, End: audit.SessionEnd{Reason: reason, Calls: one.calls}, First: one.first, Last: one.last}
 }
 

@@ -108,9 +108,19 @@ func TestSessionsOnRecord(t *testing.T) {
 // memory.
 func TestSessionsAreBounded(t *testing.T) {
 	f := newFront(t)
-	c := caller{principal: action.Principal{Issuer: "https://idp", Subject: "bot"}}
-	for i := range maxStays + 10 {
-		f.stay(c, "agent:"+strconv.Itoa(i))
+	open := func(subject string, n int) {
+		for i := range n {
+			f.stay(caller{principal: action.Principal{Issuer: "https://idp", Subject: subject}}, "agent:"+strconv.Itoa(i))
+		}
+	}
+	// One that opens too many ends its own, and nobody else's.
+	open("first", 1)
+	open("bot", maxOwnStays+3)
+	if ended := f.store.of(audit.SessionEnded); len(ended) != 3 || ended[0].Session != "agent:0" || ended[0].Principal.Subject != "bot" || len(f.stays.by) != maxOwnStays+1 {
+		t.Errorf("%d ended, %d open", len(ended), len(f.stays.by))
+	}
+	for n := range maxStays/maxOwnStays - 1 {
+		open("bot-"+strconv.Itoa(n), maxOwnStays)
 	}
 	for i := range maxStays + 10 {
 		f.deleted.add(strconv.Itoa(i))
@@ -120,8 +130,12 @@ func TestSessionsAreBounded(t *testing.T) {
 		t.Errorf("%d deleted ids are kept", n)
 	}
 	ended := f.store.of(audit.SessionEnded)
-	if len(ended) != 10 || ended[0].Session != "agent:0" || ended[0].End.Reason != "crowded_out" || len(f.stays.by) != maxStays || f.stays.use.Len() != maxStays {
+	if len(ended) != 4 || ended[3].Principal.Subject != "first" || ended[3].End.Reason != "crowded_out" || len(f.stays.by) != maxStays || f.stays.use.Len() != maxStays || len(f.stays.of) != maxStays/maxOwnStays {
 		t.Errorf("%d ended, %d open", len(ended), len(f.stays.by))
+	}
+	f.endSessions(time.Now().Add(time.Hour), "stopped")
+	if len(f.stays.by)+f.stays.use.Len()+len(f.stays.of) != 0 {
+		t.Errorf("%v are left", f.stays.of)
 	}
 }
 
