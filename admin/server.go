@@ -50,6 +50,8 @@ type Status struct {
 	Slack *SlackStatus `json:"slack,omitempty"`
 	// Clusters are how the clusters are, and with what credential each is asked.
 	Clusters []ClusterStatus `json:"clusters,omitempty"`
+	// Issuers are those whose keys are not known, and why: nobody of theirs can log in.
+	Issuers map[string]string `json:"issuers_without_keys,omitempty"`
 	// Waiting counts the operations that wait for approval; -1 where it cannot be told.
 	Waiting int       `json:"waiting"`
 	Log     LogStatus `json:"log"`

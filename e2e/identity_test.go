@@ -574,7 +574,7 @@ func TestIssuerDownAtStart(t *testing.T) {
 		t.Errorf("another issuer's token: %+v", got)
 	}
 	// Whoever asks why is told, with the issuer's address.
-	if text, err := s.server.Run(s.ctx, "status"); err != nil || !strings.Contains(text, "its tokens are not taken") || !strings.Contains(text, i.URL) {
+	if text, err := s.server.Run(s.ctx, "status"); err == nil || !strings.Contains(err.Error(), "issuer "+i.URL) || !strings.Contains(text, i.URL+": nobody of it can log in: ") {
 		t.Errorf("%s %v", text, err)
 	}
 	i.Pad(10 << 20)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"regexp"
@@ -177,11 +178,13 @@ var sessionName = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
 // sessionOf says which session a call belongs to: the one that the client names, or
 // that of MCP, or else all calls of the same caller without a gap of sessionIdle.
-// What a client says begins with agent:, so that it cannot be taken for another.
+// What a client says begins with agent:, so that it cannot be taken for another kind,
+// and ends with who says it, so that nobody's calls are shown or replayed as another's.
 func (s *Server) sessionOf(ctx context.Context, c caller, meta *mcpgo.Meta) string {
 	if meta != nil {
 		if name, ok := meta.AdditionalFields[sessionMeta].(string); ok && sessionName.MatchString(name) {
-			return s.stay(c, "agent:"+audit.MaskText(name))
+			whose := sha256.Sum256([]byte(stayKey(c.principal, "")))
+			return s.stay(c, "agent:"+audit.MaskText(name)+"@"+hex.EncodeToString(whose[:4]))
 		}
 	}
 	if session := server.ClientSessionFromContext(ctx); session != nil && session.SessionID() != "" {

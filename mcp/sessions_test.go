@@ -3,6 +3,7 @@ package mcp
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,7 +54,19 @@ func TestSessionsOnRecord(t *testing.T) {
 			got["other gap"] = n
 		}
 	}
-	if want := fmt.Sprint(map[string]int{"bot gap": 3, "other gap": 3, "bot agent:job-1": 6, "other agent:job-1": 3, "bot " + mine: 3}); fmt.Sprint(got) != want {
+	// Two callers that name the same have each their own.
+	var named []string
+	for key, n := range maps.Clone(got) {
+		if whose, hash, ok := strings.Cut(key, " agent:job-1@"); ok && len(hash) == 8 {
+			named = append(named, hash)
+			delete(got, key)
+			got[whose+" job-1"] = n
+		}
+	}
+	if len(named) != 2 || named[0] == named[1] {
+		t.Errorf("sessions that were named: %q", named)
+	}
+	if want := fmt.Sprint(map[string]int{"bot gap": 3, "other gap": 3, "bot job-1": 6, "other job-1": 3, "bot " + mine: 3}); fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %s", got, want)
 	}
 	if first := f.store.records[0].Type; started[0].Seq != 0 || first != audit.LogOpened || f.store.records[1].Type != audit.SessionStarted || started[0].Source.Agent != "rig 1" {

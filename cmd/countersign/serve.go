@@ -185,7 +185,7 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 		Status: func() admin.Status {
 			return admin.Status{
 				Version: version, Policy: live.status(), Locks: g.Locks(), Slack: slackStatus(messenger),
-				Clusters: clusterStatus(clusters.Status(ctx)), Waiting: waiting(store), Log: logStatus(store, emergency), Anchors: anchorStatus(anchoring), LastError: failures.last(),
+				Clusters: clusterStatus(clusters.Status(ctx)), Issuers: issuersWithoutKeys(ctx, authenticator), Waiting: waiting(store), Log: logStatus(store, emergency), Anchors: anchorStatus(anchoring), LastError: failures.last(),
 			}
 		},
 		People: people,

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"text/tabwriter"
@@ -20,6 +22,7 @@ import (
 	"countersign/audit"
 	"countersign/configs"
 	"countersign/gate"
+	"countersign/identity"
 	"countersign/kube"
 	"countersign/storage"
 )
@@ -61,6 +64,9 @@ log was last anchored. Exits with 1 when something is wrong.`,
 					fmt.Fprintf(table, "\twarning: %s\n", warning)
 				}
 				showClusters(table, status.Clusters)
+				for _, issuer := range slices.Sorted(maps.Keys(status.Issuers)) {
+					fmt.Fprintf(table, "Issuer\t%s: nobody of it can log in: %s\n", approvals.Visible(issuer), approvals.Visible(status.Issuers[issuer]))
+				}
 				for _, l := range status.Locks {
 					fmt.Fprintf(table, "Locked\t%s %s: %s\n", approvals.Visible(l.What()), l.Until(), approvals.Visible(l.Reason))
 				}
@@ -92,6 +98,9 @@ log was last anchored. Exits with 1 when something is wrong.`,
 			}
 			if path := status.Log.Emergency; path != "" {
 				err = errors.Join(err, fmt.Errorf("audit log: outcomes wait in %s: countersign audit import that file, then take it away", approvals.Visible(path)))
+			}
+			for _, issuer := range slices.Sorted(maps.Keys(status.Issuers)) {
+				err = errors.Join(err, fmt.Errorf("issuer %s: %s", approvals.Visible(issuer), approvals.Visible(status.Issuers[issuer])))
 			}
 			for _, c := range status.Clusters {
 				if c.Error != "" {
@@ -146,6 +155,17 @@ func clusterStatus(clusters []kube.Status) []admin.ClusterStatus {
 	out := make([]admin.ClusterStatus, len(clusters))
 	for i, c := range clusters {
 		out[i] = admin.ClusterStatus(c)
+	}
+	return out
+}
+
+// issuersWithoutKeys are those whose tokens cannot be checked, and why.
+func issuersWithoutKeys(ctx context.Context, authenticator *identity.Authenticator) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	out := map[string]string{}
+	for issuer, err := range authenticator.Unready(ctx) {
+		out[issuer] = audit.MaskText(err.Error())
 	}
 	return out
 }
