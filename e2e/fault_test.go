@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -464,7 +465,14 @@ func TestStartRefused(t *testing.T) {
 	data := filepath.Join(filepath.Dir(s.server.Config), "data")
 	file, key := filepath.Join(data, "countersign.db"), filepath.Join(data, "audit.key")
 	// Another server on the same folder.
-	other := &rig.Server{Binary: s.server.Binary, Config: s.server.Config}
+	elsewhere, err := os.ReadFile(s.server.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &rig.Server{Binary: s.server.Binary, Config: s.server.Config + ".other"}
+	if err := os.WriteFile(other.Config, regexp.MustCompile(`(?m)^listen: .*$`).ReplaceAll(elsewhere, []byte("listen: 127.0.0.1:0")), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := other.Start(s.ctx); err == nil || !strings.Contains(err.Error(), "another process has the file open; is a server running on it already?") {
 		t.Errorf("two servers: %v", err)
 		other.Kill()
@@ -490,7 +498,7 @@ func TestStartRefused(t *testing.T) {
 	}{
 		{"an older file", file, bytes.ReplaceAll(good[file], []byte("countersign/2"), []byte("countersign/1")), `the file has format "countersign/1"; this version reads "countersign/2": begin a new log in another folder`},
 		{"not a database", file, bytes.Repeat([]byte("x"), 64<<10), "invalid database"},
-		{"a file that was cut", file, good[file][:len(good[file])/2], "the file is damaged: "},
+		{"a file that was cut", file, good[file][:4*os.Getpagesize()], "the file is damaged: "},
 		{"an empty file", file, []byte{}, "the file is gone or empty, and the key audit.key of its log lies beside it"},
 		{"no file", file, nil, "the file is gone or empty, and the key audit.key of its log lies beside it"},
 		{"damaged pages", file, append(bytes.Clone(good[file][:2*os.Getpagesize()]), bytes.Repeat([]byte{0xa5}, len(good[file])-2*os.Getpagesize())...), "the file is damaged: "},

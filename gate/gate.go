@@ -199,6 +199,7 @@ type Gate struct {
 	groups sync.Map // caller -> []string, those of its last call
 	seen   sync.Map // cluster name -> sight
 	work   sync.WaitGroup
+	workMu sync.Mutex // held while work begins in the background, or is told to end
 	// background ends when the server stops; executions that have started go on.
 	background context.Context
 	stop       context.CancelFunc

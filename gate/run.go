@@ -57,7 +57,20 @@ func (g *Gate) Start() (err error) {
 
 // Quit begins nothing new in the background, and makes calls that wait for a
 // person answer where they stand. What it leaves is taken up by the next start.
-func (g *Gate) Quit() { g.stop() }
+func (g *Gate) Quit() {
+	g.workMu.Lock()
+	defer g.workMu.Unlock()
+	g.stop()
+}
+
+// begin starts work that Stop waits for, unless the server stops already.
+func (g *Gate) begin(f func()) {
+	g.workMu.Lock()
+	defer g.workMu.Unlock()
+	if g.background.Err() == nil {
+		g.work.Go(f)
+	}
+}
 
 // Stop quits and waits for what has started, at most until ctx ends.
 func (g *Gate) Stop(ctx context.Context) {
@@ -76,10 +89,7 @@ func (g *Gate) Stop(ctx context.Context) {
 // inBackground runs one piece of work on an operation that outlives the call that led
 // to it, a bounded number at once.
 func (g *Gate) inBackground(slots chan struct{}, op string, f func(ctx context.Context)) {
-	if g.background.Err() != nil {
-		return
-	}
-	g.work.Go(func() {
+	g.begin(func() {
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
