@@ -37,7 +37,7 @@ func hugeRecords() map[string]Record {
 			V: Version, ID: "01a206bd-0319-7ca4-9fb0-0239341ceddc", Time: time.Date(2026, 3, 14, 12, 0, 0, 999999999, time.UTC), Type: ExecOutcome, Op: "01a206bd-0319-7440-92a4-fcdb2036f4fb",
 			Outcome: Unknown, Principal: &action.Principal{Issuer: "https://idp", Username: "bot"}, Session: "s", Source: &Source{IP: "::1", Transport: "http"},
 			Tool: &Tool{Name: "apply_manifest"}, Policy: &Policy{Digest: "sha256:" + strings.Repeat("a", 64)}, Node: "n", DurationMS: math.MaxInt64,
-			Payload: &Payload{SHA256: strings.Repeat("b", 64), Bytes: 4 << 20, Sealed: strings.Repeat("c", 64)},
+			Payload: &Payload{SHA256: strings.Repeat("b", 64), Bytes: 4 << 20, Sealed: strings.Repeat("c", 64), SealedSHA256: strings.Repeat("d", 64)},
 		}
 		f(&r)
 		return r

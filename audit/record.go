@@ -198,6 +198,9 @@ type Payload struct {
 	// masked, where that is kept for auditors. The HMAC's key lies in the sealed
 	// payload: a plain hash would let everybody try out guesses.
 	Sealed string `json:"sealed,omitempty"`
+	// SealedSHA256 is of the sealed payload as it is stored, in hex, so that everybody
+	// can see that it is still the same.
+	SealedSHA256 string `json:"sealed_sha256,omitempty"`
 }
 
 // Anchored is a checkpoint and where it was put.

@@ -39,7 +39,7 @@ func NewSealer(recipients []string) (*Sealer, error) {
 
 const nonceBytes = 32
 
-// Seal encrypts a payload and has the commitment to it put into p. What is sealed is
+// Seal encrypts a payload and has the commitments to it put into p. What is sealed is
 // a random nonce and the payload, zstd; the commitment is the HMAC-SHA256 of the
 // payload with the nonce as its key, so that nobody without the auditors' keys can try
 // out what a short secret is.
@@ -57,7 +57,8 @@ func (s *Sealer) Seal(payload []byte, p *Payload) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing a payload: %w", err)
 	}
-	p.Sealed = commitment(nonce, payload)
+	sum := sha256.Sum256(sealed.Bytes())
+	p.Sealed, p.SealedSHA256 = commitment(nonce, payload), hex.EncodeToString(sum[:])
 	return sealed.Bytes(), nil
 }
 

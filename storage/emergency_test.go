@@ -17,13 +17,14 @@ import (
 
 func outcome(id string) gate.Entry {
 	payload := []byte(fmt.Sprintf(`[{"note":"<%s> & more"}]`, id))
-	sum := sha256.Sum256(payload)
+	sealed := []byte{0, 1, 2, 255}
+	sum, sealedSum := sha256.Sum256(payload), sha256.Sum256(sealed)
 	return gate.Entry{
 		Record: audit.Record{
 			V: audit.Version, ID: id, Time: noon, Type: audit.ExecOutcome, Op: "op-" + id, Outcome: audit.Success, Tool: &audit.Tool{Name: "scale_deployment"},
-			Payload: &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(payload), Sealed: "00"},
+			Payload: &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(payload), Sealed: "00", SealedSHA256: hex.EncodeToString(sealedSum[:])},
 		},
-		Payload: payload, Sealed: []byte{0, 1, 2, 255},
+		Payload: payload, Sealed: sealed,
 	}
 }
 

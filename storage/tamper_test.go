@@ -2,6 +2,8 @@ package storage
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -29,8 +31,9 @@ func fill(t testing.TB, s *Store, m *logtest.Maker, size, stretch int) {
 		} else {
 			e = gate.Entry{Record: made.Record, Payload: made.Payload}
 			if made.Payload != nil && n%3 == 0 {
-				e.Record.Payload.Sealed = "what it commits to"
 				e.Sealed = fmt.Appendf(nil, "sealed payload %d", n)
+				sum := sha256.Sum256(e.Sealed)
+				e.Record.Payload.Sealed, e.Record.Payload.SealedSHA256 = "what it commits to", hex.EncodeToString(sum[:])
 			}
 		}
 		if err := s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{e}}); err != nil {
@@ -378,6 +381,11 @@ func (f *file) tamper(tx *bbolt.Tx) damage {
 		seq := f.swap(bucketHashes)
 		return damage{fmt.Sprintf("the hashes of record %d are swapped", seq), edited, seq, 0}
 	case 11:
+		if f.r.IntN(2) == 0 {
+			seq, sealed := f.with(bucketSealed)
+			f.put(bucketSealed, seqKey(seq), f.edit(sealed))
+			return damage{fmt.Sprintf("the sealed payload of record %d is changed", seq), edited, seq, 0}
+		}
 		seq, packed := f.with(bucketPayloads)
 		changed := f.edit(packed)
 		f.put(bucketPayloads, seqKey(seq), changed)
@@ -393,8 +401,9 @@ func (f *file) tamper(tx *bbolt.Tx) damage {
 		f.put(bucket, seqKey(seq), nil)
 		return damage{fmt.Sprintf("of record %d is gone what was in %s", seq, bucket), []string{audit.Removed}, seq, 0}
 	case 13:
-		seq := f.swap(bucketPayloads)
-		return damage{fmt.Sprintf("the payload of record %d is swapped", seq), edited, seq, 0}
+		bucket := [][]byte{bucketPayloads, bucketSealed}[f.r.IntN(2)]
+		seq := f.swap(bucket)
+		return damage{fmt.Sprintf("what record %d has in %s is swapped", seq, bucket), edited, seq, 0}
 	case 14:
 		bucket := [][]byte{bucketPayloads, bucketSealed}[f.r.IntN(2)]
 		seq := uint64(1)

@@ -223,11 +223,14 @@ func (p *payloads) check(seq uint64, leaf []byte) {
 	} else if seq >= p.from {
 		p.v.Find(audit.Removed, seq, "the payload of record %d is missing", seq)
 	}
-	// What a sealed payload holds only the auditors can check: Unseal does.
+	// That a sealed payload holds what it is said to only the auditors can check: Unseal does.
+	sum := sha256.Sum256(sealed)
 	switch {
 	case r.Payload.Sealed == "" && sealed != nil:
 		p.v.Find(audit.Edited, seq, "beside record %d lies a sealed payload that it does not tell of", seq)
 	case r.Payload.Sealed != "" && sealed == nil && seq >= p.from:
 		p.v.Find(audit.Removed, seq, "the sealed payload of record %d is missing", seq)
+	case sealed != nil && hex.EncodeToString(sum[:]) != r.Payload.SealedSHA256:
+		p.v.Find(audit.Edited, seq, "the sealed payload of record %d is not what the record tells of", seq)
 	}
 }
