@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -193,5 +194,31 @@ func TestSearchOfOddTimes(t *testing.T) {
 	}
 	if err := s.Search(&audit.Query{Since: time.Date(2263, 1, 1, 0, 0, 0, 0, time.UTC)}, 0, 0, false, nil); err == nil {
 		t.Error("a time after the last that the index can have was looked for")
+	}
+}
+
+// Whoever changes the index can hide records from a search, but not from those who read all.
+func TestAllIsReadWithoutTheIndex(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "store.db"), Options{})
+	defer s.Close()
+	var entries []gate.Entry
+	for i := range 3 * blockRecords {
+		entries = append(entries, record(fmt.Sprint(i)))
+	}
+	if err := s.Commit(t.Context(), gate.Batch{Entries: entries}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Update(func(tx *bbolt.Tx) error {
+		hides := newBlock() // of no time
+		binary.BigEndian.PutUint64(hides, 1<<64-1)
+		return tx.Bucket(bucketIndex).Put(blockKey(blockRecords+1), hides)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, newestFirst := range []bool{false, true} {
+		n := 0
+		if err := s.Search(&audit.Query{}, 1, 0, newestFirst, func(uint64, []byte) error { n++; return nil }); err != nil || n != len(entries) {
+			t.Errorf("%d records of %d, %v", n, len(entries), err)
+		}
 	}
 }
