@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -50,10 +51,30 @@ type Report struct {
 	// newest among them.
 	Checkpoints int `json:"checkpoints"`
 	// Unchecked counts those of a time of which only pruned records tell.
-	Unchecked int       `json:"unchecked,omitempty"`
-	Findings  []Finding `json:"findings,omitempty"`
+	Unchecked int `json:"unchecked,omitempty"`
+	// Retention is what the newest record of it says was taken out; nil where there is
+	// none. That it had to be, who has the log's key can say as well.
+	Retention *Retention `json:"retention,omitempty"`
+	Findings  []Finding  `json:"findings,omitempty"`
 	// More counts findings that are not listed.
 	More int `json:"more,omitempty"`
+}
+
+// Retention is what was taken out of a log, all payloads before one record and all
+// records before another, as the record Seq says, and when.
+type Retention struct {
+	PayloadsBefore uint64    `json:"payloads_before,omitempty"`
+	RecordsBefore  uint64    `json:"records_before,omitempty"`
+	Seq            uint64    `json:"seq"`
+	Time           time.Time `json:"time"`
+}
+
+// RetentionOf is what a record of type log.pruned says, nil of another one.
+func RetentionOf(r *Record) *Retention {
+	if r.Type != LogPruned || r.Pruned == nil {
+		return nil
+	}
+	return &Retention{r.Pruned.PayloadsBefore, r.Pruned.RecordsBefore, r.Seq, r.Time}
 }
 
 // maxFindings bounds how many are listed.
@@ -223,6 +244,7 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 	// confirm: a record is under the root like every other.
 	inner := map[Checkpoint]bool{}
 	var gone Pruned
+	var retention *Retention
 	var first uint64
 	err := eachLine(log, func(n int, leaf []byte, _ bool) error {
 		if n == 1 {
@@ -240,6 +262,9 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 				inner[c] = true
 			}
 		}
+		if said := RetentionOf(&r); said != nil {
+			retention = said
+		}
 		// The export begins where the last of what was pruned ends; there may have
 		// been more since it began.
 		if p := r.Pruned; p != nil && r.Type == LogPruned && gone.RecordsBefore <= p.RecordsBefore && p.RecordsBefore <= first &&
@@ -255,6 +280,7 @@ func VerifyExport(log io.ReadSeeker, key note.Verifier, signed [][]byte) (Report
 		return Report{}, err
 	}
 	v := NewVerification(key, signed)
+	v.report.Retention = retention
 	if len(v.checkpoints) == 0 && v.report.Checkpoints == 0 {
 		v.find(Unsigned, 0, 0, "there is no checkpoint to check the log against")
 		return v.report, nil

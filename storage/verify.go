@@ -78,6 +78,7 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 			v.Find(audit.Edited, head.Size+1, "in %s something lies after the newest record", columns[i])
 		}
 	}
+	var pruned audit.Record
 	var gone audit.Pruned
 	var known uint64
 	p := payloads{v: v}
@@ -86,7 +87,10 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 			return audit.Report{}, err
 		}
 		err := s.view(func(tx *bbolt.Tx) error {
-			known = prunedSince(tx, known, &gone) // retention goes on meanwhile
+			known = prunedSince(tx, known, &pruned) // retention goes on meanwhile
+			if pruned.Pruned != nil {
+				gone = *pruned.Pruned
+			}
 			p.from = gone.PayloadsBefore
 			records, hashes := newColumn(tx, bucketRecords, from), newColumn(tx, bucketHashes, from)
 			p.masked, p.sealed = newColumn(tx, bucketPayloads, from), newColumn(tx, bucketSealed, from)
@@ -109,7 +113,7 @@ func (s *Store) Verify(ctx context.Context, key note.Verifier, more [][]byte) (a
 		}
 	}
 	report := v.Report(audit.RolledBack)
-	if gone.RecordsBefore > 0 {
+	if report.Retention = audit.RetentionOf(&pruned); gone.RecordsBefore > 0 {
 		report.First = gone.RecordsBefore
 	}
 	return report, nil
@@ -152,16 +156,19 @@ func (c *column) take(v *audit.Verification, seq uint64) (value []byte) {
 // one of the log's is seen when it is checked like all others.
 func (s *Store) pruned() (gone audit.Pruned, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
-		prunedSince(tx, 0, &gone)
+		var r audit.Record
+		if prunedSince(tx, 0, &r); r.Pruned != nil {
+			gone = *r.Pruned
+		}
 		return nil
 	})
 	return gone, err
 }
 
-// prunedSince looks for it in the records after one, and leaves gone as it is where
-// they say nothing. It returns the newest record. Search would not do: it ends at a
+// prunedSince looks for that record in those after one, and leaves pruned as it is where
+// there is none. It returns the number of the newest record. Search would not do: it ends at a
 // record that is damaged.
-func prunedSince(tx *bbolt.Tx, after uint64, gone *audit.Pruned) (newest uint64) {
+func prunedSince(tx *bbolt.Tx, after uint64, pruned *audit.Record) (newest uint64) {
 	w := want(&audit.Query{Type: audit.LogPruned})
 	index, records := tx.Bucket(bucketIndex), tx.Bucket(bucketRecords).Cursor()
 	last, _ := records.Last()
@@ -182,7 +189,7 @@ func prunedSince(tx *bbolt.Tx, after uint64, gone *audit.Pruned) (newest uint64)
 		for end := seqKey(max(after, begin)); bytes.Compare(k, end) > 0; k, leaf = records.Prev() {
 			var r audit.Record
 			if bytes.Contains(leaf, prunedType) && json.Unmarshal(leaf, &r) == nil && r.Type == audit.LogPruned && r.Pruned != nil {
-				*gone = *r.Pruned
+				*pruned = r
 				return newest
 			}
 		}

@@ -332,3 +332,55 @@ func TestSessions(t *testing.T) {
 		}
 	}
 }
+
+// What was taken out does not keep the log from being as it was signed, so verify says
+// it, and whether the configuration would have; it says where nothing is anchored, too.
+func TestVerifyTellsOfRetention(t *testing.T) {
+	store := logged(t, 9)
+	verify := func(from int64, warning string) {
+		t.Helper()
+		out, errOut, code := execute(strings.Fields("audit verify -c config.yaml")...)
+		if code != 0 || !strings.Contains(out, "The log is as it was signed.") || !strings.Contains(errOut, warning) {
+			t.Fatalf("exit %d, %s, %s", code, out, errOut)
+		}
+		if told := strings.Contains(out, fmt.Sprintf("by retention, payloads before record 8 and records before %d, as record 10 of", from)); told != (from > 0) {
+			t.Errorf("got %s", out)
+		}
+	}
+	socket(t, store)
+	verify(0, "is not there: a log that was put back")
+	if err := os.WriteFile("data/checkpoints", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify(0, "is empty: a log that was put back")
+	edge, err := store.ReadHashes(audit.EdgeIndexes(4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pruned := &audit.Pruned{PayloadsBefore: 8, RecordsBefore: 5, Edge: edge}
+	r := audit.Record{V: audit.Version, ID: "pruned", Time: time.Now().UTC(), Type: audit.LogPruned, Outcome: audit.Success, Pruned: pruned}
+	if err := store.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{{Record: r}}}); err != nil {
+		t.Fatal(err)
+	}
+	verify(5, "somebody has removed them")
+
+	succeed(t, strings.Fields("audit export --checkpoint signed -c config.yaml")...)
+	export := succeed(t, strings.Fields("audit export -c config.yaml")...)
+	if err := os.WriteFile("export", []byte(export), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := succeed(t, strings.Fields("audit verify export --checkpoint signed --key data/audit.pub")...); !strings.Contains(out, "records before 5, as record 10 of") {
+		t.Errorf("got %s", out)
+	}
+
+	keeps := settingsOf("p") + "audit:\n  retention: {payloads: 24h, records: 48h}\n"
+	if err := os.WriteFile("config.yaml", []byte(keeps), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, _ := execute(strings.Fields("audit verify -c config.yaml")...); strings.Contains(errOut, "removed") {
+		t.Errorf("got %s", errOut)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

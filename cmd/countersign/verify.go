@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
@@ -139,6 +140,8 @@ func verifyHere(ctx context.Context, s *settings, key string, signed [][]byte, w
 			fmt.Fprintf(warnings, "countersign: the file of anchored checkpoints %s is not there: a log that was put back to an earlier state is not found out\n", file)
 		case err != nil:
 			return audit.Report{}, fmt.Errorf("reading the anchored checkpoints: %w", err)
+		case len(audit.Checkpoints(text)) == 0:
+			fmt.Fprintf(warnings, "countersign: the file of anchored checkpoints %s is empty: a log that was put back to an earlier state is not found out\n", file)
 		}
 		signed = append(signed, audit.Checkpoints(text)...)
 	}
@@ -147,7 +150,12 @@ func verifyHere(ctx context.Context, s *settings, key string, signed [][]byte, w
 	}
 	report, err := admin.NewClient(config.AdminSocket).Verify(ctx, v)
 	if errors.Is(err, admin.ErrNoServer) {
-		return verifyFile(ctx, config, verifier, signed)
+		report, err = verifyFile(ctx, config, verifier, signed)
+	}
+	// The record of it is signed like all others, so whoever has the key can write one.
+	keep := config.Audit.Retention
+	if p := report.Retention; p != nil && (keep == configs.Retention{} || keep.Records == 0 && p.RecordsBefore > 0) {
+		fmt.Fprintf(warnings, "countersign: %s were taken out, as record %d says, and audit.retention of the configuration does not: if it never did, somebody has removed them\n", takenOut(p), p.Seq)
 	}
 	return report, err
 }
@@ -170,10 +178,21 @@ func showReport(w io.Writer, r audit.Report) error {
 	if err == nil && r.Unchecked > 0 {
 		_, err = fmt.Fprintf(w, "             %d of before the first record that is there\n", r.Unchecked)
 	}
+	if p := r.Retention; err == nil && p != nil {
+		_, err = fmt.Fprintf(w, "taken out    by retention, %s, as record %d of %s says\n", takenOut(p), p.Seq, p.Time.UTC().Format(time.RFC3339))
+	}
 	if err == nil && len(r.Findings) == 0 {
 		_, err = fmt.Fprintln(w, "The log is as it was signed.")
 	}
 	return err
+}
+
+func takenOut(p *audit.Retention) string {
+	text := fmt.Sprintf("payloads before record %d", p.PayloadsBefore)
+	if p.RecordsBefore > 0 {
+		text += fmt.Sprintf(" and records before %d", p.RecordsBefore)
+	}
+	return text
 }
 
 // findings are what is wrong, as an error.
