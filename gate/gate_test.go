@@ -1047,3 +1047,13 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("found to be done: %+v", got)
 	}
 }
+
+// The log tells large numbers as the cluster did.
+func TestAnswersKeepLargeNumbers(t *testing.T) {
+	g := newRig(t, allowAll)
+	plan := action.Plan{Actions: []action.Action{{Cluster: "local", Verb: action.Patch}}}
+	e := g.outcomeEntry("op", action.Principal{}, "", "", plan, nil, []Response{{Code: 200, Body: []byte(`{"spec":{"n":9007199254740993,"f":0.5}}`)}}, nil, time.Now())
+	if got := string(e.Payload); got != `[{"spec":{"f":0.5,"n":9007199254740993}}]` {
+		t.Errorf("got %s", got)
+	}
+}

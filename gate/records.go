@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	kjson "sigs.k8s.io/json"
+
 	"countersign/action"
 	"countersign/approvals"
 	"countersign/audit"
@@ -200,7 +202,7 @@ func (g *Gate) outcomeEntry(op string, p action.Principal, session, tool string,
 	bodies, plain := make([]any, len(results)), make([]json.RawMessage, len(results))
 	for i, result := range results {
 		var v any
-		if json.Unmarshal(result.Body, &v) == nil {
+		if kjson.UnmarshalCaseSensitivePreserveInts(result.Body, &v) == nil { // large numbers stay what they are
 			bodies[i], plain[i] = audit.Mask(v), result.Body
 		}
 	}
