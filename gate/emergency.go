@@ -47,8 +47,8 @@ func (g *Gate) outcome(ctx context.Context, b Batch, later func()) error {
 	if err == nil {
 		return nil
 	}
-	g.keepElsewhere(b.Entries)
 	if errors.Is(err, ErrConflict) {
+		g.keepElsewhere(b.Entries)
 		return err // somebody else has moved the operation on: it stays with that
 	}
 	g.unstored.mu.Lock()
@@ -56,6 +56,7 @@ func (g *Gate) outcome(ctx context.Context, b Batch, later func()) error {
 		g.unstored.ids = append(g.unstored.ids, e.Record.ID)
 	}
 	g.unstored.mu.Unlock()
+	g.keepElsewhere(b.Entries) // once it is held: who reads the file at once must not import it
 	g.work.Go(func() {
 		for wait := retryEvery; ; wait = min(2*wait, retryStoreAtMost) {
 			select {

@@ -54,6 +54,12 @@ func TestOutcomeElsewhere(t *testing.T) {
 			g.Log = slog.New(slog.NewJSONHandler(&log, nil))
 			var elsewhere []Entry
 			g.Emergency = func(entries []Entry) error {
+				g.Importing(func(held func(string) bool) error {
+					if !held("id") {
+						t.Error("who reads the file at once could import it")
+					}
+					return nil
+				})
 				if row.kept == nil {
 					elsewhere = append(elsewhere, entries...)
 				}
