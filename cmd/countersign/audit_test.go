@@ -384,3 +384,35 @@ func TestVerifyTellsOfRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A record that was added later says so wherever it is read; what the server writes of
+// itself says what it is about.
+func TestRecordsAsTheyAreRead(t *testing.T) {
+	store := logged(t, 0)
+	defer store.Close()
+	for _, r := range []audit.Record{
+		{ID: "1", Type: audit.ExecOutcome, Op: "op-1", Outcome: audit.Success, Imported: &audit.Imported{By: "bea (local:7)"}},
+		{ID: "2", Type: audit.ClusterSeen, Cluster: &audit.Cluster{Name: "production", UID: "0198"}},
+		{ID: "3", Type: audit.SessionEnded, End: &audit.SessionEnd{Reason: "idle"}},
+		{ID: "4", Type: audit.LogPruned, Pruned: &audit.Pruned{PayloadsBefore: 2}},
+		{ID: "5", Type: audit.LogCheckpoint, Checkpoint: &audit.Anchored{Size: 1, Note: "a note", Failed: []string{"witness w: it does not answer"}}},
+	} {
+		r.V, r.Time = audit.Version, time.Now().UTC()
+		if err := store.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{{Record: r}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket(t, store)
+	found := succeed(t, strings.Fields("audit search -c config.yaml")...)
+	for _, want := range []string{
+		"exec.outcome, imported by bea (local:7)", "cluster.seen production: 0198", "session.ended idle", "log.pruned payloads before record 2",
+		"log.checkpoint of 1 records in nothing; not in witness w: it does not answer",
+	} {
+		if !strings.Contains(found, want) {
+			t.Errorf("%q is not in %s", want, found)
+		}
+	}
+	if shown := succeed(t, strings.Fields("audit show op-1 -c config.yaml")...); !strings.Contains(shown, "imported    by bea (local:7) at 0001-01-01T00:00:00Z") {
+		t.Errorf("got %s", shown)
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,6 +143,20 @@ func what(r *audit.Record) string {
 		text += " " + r.Approval.State
 	case r.Evidence != nil:
 		text += " " + r.Evidence.Result
+	case r.End != nil:
+		text += " " + r.End.Reason
+	case r.Cluster != nil:
+		text += " " + r.Cluster.Name + ": " + cmp.Or(r.Cluster.UID, "not known which")
+	case r.Checkpoint != nil:
+		text += fmt.Sprintf(" of %d records in %s", r.Checkpoint.Size, cmp.Or(strings.Join(r.Checkpoint.Anchors, ", "), "nothing"))
+		if failed := r.Checkpoint.Failed; len(failed) > 0 {
+			text += "; not in " + strings.Join(failed, ", ")
+		}
+	case audit.RetentionOf(r) != nil:
+		text += " " + takenOut(audit.RetentionOf(r))
+	}
+	if r.Imported != nil {
+		text += ", imported by " + r.Imported.By
 	}
 	if len(r.Actions) > 0 {
 		text += ": " + r.Actions[0].String()

@@ -131,6 +131,9 @@ func (p *pen) step(s *step) {
 		p.other(r)
 	}
 	p.failed(r)
+	if i := r.Imported; i != nil {
+		p.line("imported", "by %s at %s: the log could not take it in its time", i.By, i.Time.UTC().Format(time.RFC3339))
+	}
 	if s.PayloadError != "" {
 		p.line("payload", "not shown: %s", s.PayloadError)
 	}
