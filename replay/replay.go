@@ -53,6 +53,9 @@ const (
 // Report is what a replay found.
 type Report struct {
 	Session string `json:"session"`
+	// Shared says that several callers gave this name to a session. What each of them
+	// changed is repeated.
+	Shared bool `json:"shared,omitempty"`
 	// Cluster is the one whose changes were repeated, empty where there are none.
 	Cluster  string   `json:"cluster,omitempty"`
 	Prepared []Object `json:"prepared,omitempty"`
@@ -98,7 +101,7 @@ func Run(ctx context.Context, log Log, sandbox Sandbox, id, cluster string) (*Re
 		return nil, err
 	}
 	r := &run{
-		session: s, sandbox: sandbox, report: &Report{Session: id},
+		session: s, sandbox: sandbox, report: &Report{Session: id, Shared: len(s.callers) > 1},
 		ready: map[target]bool{}, prepared: map[target]bool{}, missing: map[target]bool{}, last: map[target]end{},
 	}
 	if r.report.Cluster, err = s.choose(cluster); err != nil {

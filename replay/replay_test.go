@@ -451,3 +451,20 @@ func TestOriginal(t *testing.T) {
 		}
 	}
 }
+
+// Agents can give their sessions one name: a replay says when it is of several callers.
+func TestSharedSession(t *testing.T) {
+	for _, row := range []struct {
+		second action.Principal
+		shared bool
+	}{{action.Principal{Subject: "anna"}, false}, {action.Principal{Subject: "ben"}, true}, {action.Principal{Subject: "anna", OnBehalfOf: "ben"}, true}} {
+		var b book
+		b.opened("source")
+		b.add(audit.Record{Type: audit.PolicyDecided, Op: "one", Outcome: audit.Denied, Principal: &action.Principal{Subject: "anna"}}, nil)
+		b.add(audit.Record{Type: audit.PolicyDecided, Op: "two", Outcome: audit.Denied, Principal: &row.second}, nil)
+		report, err := Run(t.Context(), b.log(), newMemory(), "s", "")
+		if err != nil || report.Shared != row.shared {
+			t.Errorf("%+v: %+v, %v", row.second, report, err)
+		}
+	}
+}

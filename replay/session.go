@@ -95,6 +95,8 @@ type session struct {
 	// a name in each run of the server.
 	uids map[string]string
 	seen map[string]map[int]string
+	// callers are who they are of: agents can give their sessions one name.
+	callers map[[3]string]bool
 }
 
 // read reads a whole log, and keeps of it what is about one session and which
@@ -102,7 +104,7 @@ type session struct {
 func read(log Log, id string) (*session, error) {
 	s := &session{
 		log: log, operations: map[string]*operation{}, touches: map[target][]*operation{},
-		uids: map[string]string{}, seen: map[string]map[int]string{},
+		uids: map[string]string{}, seen: map[string]map[int]string{}, callers: map[[3]string]bool{},
 	}
 	encoded, err := json.Marshal(id)
 	if err != nil {
@@ -126,6 +128,9 @@ func read(log Log, id string) (*session, error) {
 			s.cluster(*r.Cluster, run)
 		case r.Session == id:
 			found = true
+			if p := r.Principal; p != nil {
+				s.callers[[3]string{p.Key(), p.Client, p.OnBehalfOf}] = true
+			}
 			s.add(r, run)
 		}
 		return nil

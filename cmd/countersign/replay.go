@@ -153,6 +153,9 @@ func printReport(w io.Writer, r *replay.Report, output string) error {
 			line("          %s: on record %s, in the sandbox %s", d.Path, brief(d.Recorded), brief(d.Sandbox))
 		}
 	}
+	if r.Shared {
+		line("several callers gave this name to a session: what each of them changed is repeated")
+	}
 	for _, o := range r.Prepared {
 		line("prepared  %s, %s", o.Object, o.Why)
 	}

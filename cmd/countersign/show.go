@@ -223,7 +223,7 @@ func (t *timeline) readPayloads(log audit.Log, all bool, identities []age.Identi
 				continue
 			}
 			if err := s.readPayload(log, identities); errors.Is(err, gate.ErrNotFound) {
-				s.PayloadError = "it is not kept any more"
+				s.PayloadError = "it is not there any more; countersign audit verify says whether retention took it out"
 			} else if err != nil {
 				s.PayloadError = err.Error()
 			}
