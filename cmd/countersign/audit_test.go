@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"filippo.io/age"
@@ -28,6 +29,7 @@ import (
 	"countersign/admin"
 	"countersign/audit"
 	"countersign/gate"
+	"countersign/policy"
 	"countersign/storage"
 )
 
@@ -414,5 +416,52 @@ func TestRecordsAsTheyAreRead(t *testing.T) {
 	}
 	if shown := succeed(t, strings.Fields("audit show op-1 -c config.yaml")...); !strings.Contains(shown, "imported    by bea (local:7) at 0001-01-01T00:00:00Z") {
 		t.Errorf("got %s", shown)
+	}
+}
+
+// Retention takes out what is older than the configuration says, at once, with a record of
+// it in the same commit.
+func TestRetain(t *testing.T) {
+	store := logged(t, 0)
+	defer store.Close()
+	for i, age := range []time.Duration{72 * time.Hour, 36 * time.Hour, 0} {
+		payload := fmt.Appendf(nil, `{"payload":%d}`, i+1)
+		sum := sha256.Sum256(payload)
+		r := audit.Record{V: audit.Version, ID: fmt.Sprint(i), Time: time.Now().Add(-age).UTC(), Type: audit.ExecOutcome, Outcome: audit.Success, Payload: &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(payload)}}
+		if err := store.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{{Record: r, Payload: payload}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set, err := policy.Load(fstest.MapFS{"p.yaml": {Data: []byte(oneRule)}}, policy.Known{Approvers: []string{"sre"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate.Gate{Store: store, Policy: func() *policy.Set { return set }, Now: time.Now}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	committed := store.Committed()
+	go func() {
+		retain(ctx, g, 24*time.Hour, 48*time.Hour, slog.New(slog.DiscardHandler))
+		close(ended)
+	}()
+	<-committed
+	cancel()
+	<-ended
+	var left []uint64
+	if err := store.Records(1, func(seq uint64, _ []byte) error { left = append(left, seq); return nil }); err != nil || !reflect.DeepEqual(left, []uint64{2, 3, 4}) {
+		t.Errorf("left are the records %v, %v", left, err)
+	}
+	for seq, kept := range map[uint64]bool{1: false, 2: false, 3: true} {
+		if _, err := store.Payload(seq); (err == nil) != kept {
+			t.Errorf("payload %d: %v", seq, err)
+		}
+	}
+	key, err := store.Verifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := store.Verify(t.Context(), key, nil)
+	if err != nil || len(report.Findings) > 0 || report.Retention == nil || report.Retention.PayloadsBefore != 3 || report.Retention.RecordsBefore != 2 || report.Retention.Seq != 4 {
+		t.Errorf("%+v, %v", report, err)
 	}
 }
