@@ -67,8 +67,13 @@ func (f *file) put(h Head) (err error) {
 		entry = append([]byte("\n\n"), entry...) // after what a crash or somebody else left half written
 	}
 	if _, err := file.Write(entry); err != nil {
+		// Half a checkpoint would stay, for verify to find, as it does in a file that may only grow.
+		if file.Truncate(info.Size()) != nil {
+			f.end = -1
+		}
 		return err
 	}
+	f.end, f.last = info.Size()+int64(len(entry)), entry // whether or not it is durable
 	if err := file.Sync(); err != nil {
 		return err
 	}
@@ -77,7 +82,6 @@ func (f *file) put(h Head) (err error) {
 			return err
 		}
 	}
-	f.end, f.last = info.Size()+int64(len(entry)), entry
 	if damage != nil {
 		return fmt.Errorf("the checkpoint was appended, but %w; audit checkpoints and audit verify show what is left", damage)
 	}

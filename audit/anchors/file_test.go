@@ -1,12 +1,16 @@
 package anchors
 
 import (
+	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func read(t *testing.T, path string) []byte {
@@ -39,6 +43,39 @@ func TestFile(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+// A checkpoint for which there is no room leaves nothing of itself.
+func TestFileWithoutRoom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "checkpoints")
+	l := newLog(t, "a")
+	a := File(path, l.verifier)
+	if _, err := put(t, a, l); err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, path)
+	signal.Ignore(syscall.SIGXFSZ)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(len(before)) + 20, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	l.add(t, "b")
+	_, failed := put(t, a, l)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, path); !errors.Is(failed, syscall.EFBIG) || !slices.Equal(got, before) {
+		t.Errorf("%v; %q is in the file", failed, got)
+	}
+	if _, err := put(t, a, l); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+	if got := opens(t, read(t, path), l.verifier); !slices.Equal(got, []uint64{1, 2}) {
+		t.Errorf("%d", got)
 	}
 }
 
