@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -247,19 +246,4 @@ func TestBadQuestions(t *testing.T) {
 			t.Errorf("%.60s: %v", path, err)
 		}
 	}
-}
-
-// How fast an export goes through the socket.
-func BenchmarkExport(b *testing.B) {
-	const records = 100_000
-	store, client := kept(b, 1)
-	for n := 2; n <= records; n += 5000 {
-		write(b, store, n, min(n+4999, records))
-	}
-	for b.Loop() {
-		if err := client.Search(&audit.Query{}, 1, 0, false, audit.JSONL(io.Discard)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(records*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,11 +207,11 @@ func BenchmarkClientsAtTheLimit(b *testing.B) {
 			}
 		}
 		if n++; n == 1 || n == 50 {
-			anon, rss = c.memory()
+			anon, rss = rig.Memory(c.server.PID())
 		}
 	}
 	seconds := time.Since(start).Seconds()
-	anonEnd, rssEnd := c.memory()
+	anonEnd, rssEnd := rig.Memory(c.server.PID())
 	slices.Sort(took)
 	b.ReportMetric(float64(len(took))/seconds, "calls/s")
 	b.ReportMetric(float64(limited)/seconds, "429/s")
@@ -224,22 +222,4 @@ func BenchmarkClientsAtTheLimit(b *testing.B) {
 	b.ReportMetric(rss, "RSS-start-MB")
 	b.ReportMetric(rssEnd, "RSS-end-MB")
 	b.ReportMetric(seconds, "s")
-}
-
-// memory is what the server has in memory, in MB: allocated, and with what is mapped.
-func (c *crowd) memory() (anon, rss float64) {
-	c.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.server.PID()))
-	if err != nil {
-		return 0, 0 // not on Linux
-	}
-	of := func(name string) float64 {
-		m := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(status)
-		if m == nil {
-			return 0
-		}
-		kb, _ := strconv.ParseFloat(string(m[1]), 64)
-		return kb / 1024
-	}
-	return of("RssAnon"), of("VmRSS")
 }

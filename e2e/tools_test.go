@@ -11,17 +11,13 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"countersign/action"
 	"countersign/e2e/rig"
@@ -295,117 +291,6 @@ func TestListOfManyPods(t *testing.T) {
 		}
 		t.Logf("%s: %d bytes", row.args, len(answer.Text))
 	}
-}
-
-// BenchmarkListOfManyPods alternates a governed list with the same request sent
-// straight to the API server, so that the ratio holds on a machine that does
-// other things too. It is sent straight as the server sends it, by client-go with
-// the same kubeconfig and so over HTTP/2, and both are measured to the last byte of
-// the answer: who reads it, a Table or an MCP result, is on neither side. Over
-// HTTP/1.1 the API server answers one request at a time faster; what that makes of
-// the ratio is told beside it.
-func BenchmarkListOfManyPods(b *testing.B) {
-	ctx := b.Context()
-	dir := b.TempDir()
-	policy := "apiVersion: countersign/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec:\n  guardsOff: [\"guard:loop\"]\n  rules:\n  - {name: all, effect: allow}\n"
-	if err := rig.WriteFiles(dir, map[string]string{"policy/policy.yaml": policy}); err != nil {
-		b.Fatal(err)
-	}
-	namespace, err := newNamespace(ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
-	server, err := newServer(dir, filepath.Join(dir, "kubeconfig"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	kubeconfig, err := os.ReadFile(world.cluster.Kubeconfig)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "kubeconfig"), kubeconfig, 0o600)
-	}
-	if err == nil {
-		err = fillNamespace(ctx, namespace, manyPods)
-	}
-	if err == nil {
-		err = server.Start(ctx)
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer server.Stop()
-	agent := &rig.Agent{URL: server.URL, Token: world.token}
-	if err := agent.Connect(ctx); err != nil {
-		b.Fatal(err)
-	}
-	http2, err := straightClient()
-	if err != nil {
-		b.Fatal(err)
-	}
-	http1, err := straightClient("http/1.1")
-	if err != nil {
-		b.Fatal(err)
-	}
-	straight := func(client *http.Client) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, world.cluster.Server+"/api/v1/namespaces/"+namespace+"/pods?limit=100&includeObject=None", nil)
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
-		resp, err := client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		defer resp.Body.Close()
-		return io.ReadAll(resp.Body)
-	}
-	call := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_resources","arguments":{"kind":"pods","namespace":%q}}}`, namespace)
-	ways := []struct {
-		send func() ([]byte, error)
-		want string // in the answer
-	}{
-		{func() ([]byte, error) { return straight(http1) }, `"kind":"Table"`},
-		{func() ([]byte, error) { return straight(http2) }, `"kind":"Table"`},
-		{func() ([]byte, error) { _, answer, err := agent.Post(ctx, call); return answer, err }, "100 of 500"},
-	}
-	// What a server that has just started, and an API server that has just taken
-	// 5,000 pods, do beside is not what is measured.
-	for range 300 {
-		for _, way := range ways {
-			if _, err := way.send(); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	times := make([][]time.Duration, len(ways))
-	for b.Loop() {
-		for i, way := range ways {
-			start := time.Now()
-			answer, err := way.send()
-			times[i] = append(times[i], time.Since(start))
-			if err != nil || !strings.Contains(string(answer), way.want) {
-				b.Fatalf("%v: %.1000s", err, answer)
-			}
-		}
-	}
-	median := func(d []time.Duration) float64 {
-		slices.Sort(d)
-		return float64(d[len(d)/2].Microseconds())
-	}
-	b.ReportMetric(median(times[0]), "straight-http1-p50-us")
-	b.ReportMetric(median(times[1]), "straight-p50-us")
-	b.ReportMetric(median(times[2]), "governed-p50-us")
-	b.ReportMetric(median(times[2])/median(times[1]), "ratio")
-	b.ReportMetric(median(times[2])/median(times[0]), "ratio-to-http1")
-}
-
-// straightClient is a client as the server has one; protocols are other than its own.
-func straightClient(protocols ...string) (*http.Client, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", world.cluster.Kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	config.NextProtos = protocols
-	return rest.HTTPClientFor(config)
 }
 
 // adminClient sends what the tests themselves want of the API server.

@@ -16,6 +16,8 @@ import (
 type Agent struct {
 	URL   string
 	Token string
+	// Client sends its messages; nil is http.DefaultClient.
+	Client *http.Client
 	// Session is the session id that the server gave; Connect sets it.
 	Session string
 	nextID  int
@@ -158,7 +160,11 @@ func (a *Agent) Post(ctx context.Context, body []byte) (int, []byte, error) {
 	if a.Session != "" {
 		req.Header.Set("Mcp-Session-Id", a.Session)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := a.Client
+	if client == nil {
+		client = http.DefaultClient
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}
