@@ -2,7 +2,9 @@
 # make up     the same, kept running, with what to paste into an agent's configuration
 #             SLACK=fake asks in a double of Slack, SLACK=slack.yaml in yours (docs/slack.md)
 # make test   every test, end to end included
-# make bench  what lies on a call's way, measured; and calls beside the same requests sent straight
+# make bench  calls beside the same requests sent straight, and what lies on their way, measured:
+#             writes docs/benchmarks.md, in about a quarter of an hour; BENCH=100x is shorter
+# make profile  where the server spends its time in reads and writes: bin/read.pprof, bin/write.pprof
 # make check  formatting, vet, lint, known vulnerabilities, tidy modules
 # make build  bin/countersign
 #
@@ -17,7 +19,7 @@ TOOLS := $(CURDIR)/.cache/tools
 RACE := $(if $(shell command -v gcc || command -v clang),-race)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build demo up test bench check
+.PHONY: build demo up test bench profile check
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
@@ -38,10 +40,24 @@ test:
 	$(if $(RACE),go test -run 'TestTampered(Export|Store)$$' ./audit ./storage) # with -race they try less
 	go -C e2e/controlplane test -timeout 10m ./...
 
+# bin/bench.txt is for benchstat. What is done with a million records is done a few times only.
+BENCH := 500x
 bench:
-	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
+	mkdir -p bin
 	go -C e2e/controlplane run . build
-	go test -run '^$$' -bench . -benchtime 500x ./e2e
+	go build -o bin/benchtable ./e2e/benchtable
+	set -o pipefail; { \
+		go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e) && \
+		go test -run '^$$' -bench . -skip 'Million' -benchtime $(BENCH) -timeout 30m ./e2e && \
+		go test -run '^$$' -bench 'Million' -benchtime 3x ./e2e; \
+	} | tee bin/bench.txt | bin/benchtable docs/benchmarks.md
+
+profile:
+	go -C e2e/controlplane run . build
+	mkdir -p bin
+	go test -run '^$$' -bench Allocations -benchtime 500x ./e2e -profile $(CURDIR)/bin
+	go tool pprof -top -cum -nodecount 60 bin/read.pprof
+	go tool pprof -top -cum -nodecount 60 bin/write.pprof
 
 check: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi

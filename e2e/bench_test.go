@@ -174,7 +174,11 @@ func BenchmarkRead(b *testing.B) {
 	for _, clients := range []int{1, 8} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			s := newBenched(b, world.binary)
-			alternate(b, s, clients, s.read, func() way { return s.straightRead() }, func() way { return s.straightRead("http/1.1") })
+			ways := []func() way{s.read, func() way { return s.straightRead() }}
+			if clients == 1 {
+				ways = append(ways, func() way { return s.straightRead("http/1.1") })
+			}
+			alternate(b, s, clients, ways...)
 		})
 	}
 }
@@ -371,6 +375,7 @@ func BenchmarkManyCalls(b *testing.B) {
 		b.ReportMetric(anon[at], "anon-"+name+"-MB")
 		b.ReportMetric(rss[at], "RSS-"+name+"-MB")
 	}
+	b.ReportMetric(anon[len(rss)-1]/anon[len(rss)/2], "x-anon")
 	tenth := len(calls.took) / 10
 	for name, part := range map[string][]time.Duration{"first": calls.took[:tenth], "last": calls.took[len(calls.took)-tenth:]} {
 		part := side{took: slices.Clone(part)}
