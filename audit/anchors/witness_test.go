@@ -169,7 +169,7 @@ func TestWitnessLies(t *testing.T) {
 		}, "is not good: malformed note"},
 		{"too much", func(w http.ResponseWriter, _ *http.Request) {
 			for range 100 {
-				w.Write(make([]byte, 1<<20)) //nolint:errcheck // the other end goes away
+				w.Write(make([]byte, 1<<20)) // the other end goes away
 			}
 		}, "more than 65536 bytes"},
 		{"a size that it has not", conflict("4\n"), "has seen 4 records of this log, which has 3"},

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	_ "net/http/pprof" //nolint:gosec // only with the tag profile, which no release has
+	_ "net/http/pprof" // only with the tag profile, which no release has
 	"os"
 	"time"
 )

@@ -37,7 +37,7 @@ func run(in io.Reader, out io.Writer, file string) error {
 	if _, err := fmt.Fprint(out, "\n", text); err != nil {
 		return err
 	}
-	return os.WriteFile(file, []byte(text), 0o644) //nolint:gosec // a page of the documentation
+	return os.WriteFile(file, []byte(text), 0o644) // a page of the documentation
 }
 
 // results are the metrics of each benchmark, by its name and their unit, and what the
