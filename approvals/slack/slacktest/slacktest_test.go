@@ -510,8 +510,10 @@ func TestSocketMode(t *testing.T) {
 		t.Errorf("team %s", i.Team.ID)
 	}
 
+	opened := func() int { return len(s.Calls("apps.connections.open")) }
+	before := opened()
 	s.Disconnect("refresh_requested")
-	if !s.Await(5*time.Second, func() bool { return s.Connections() == 0 }) || !s.Await(5*time.Second, func() bool { return s.Connections() == 1 }) {
+	if !s.Await(30*time.Second, func() bool { return opened() > before && s.Connections() == 1 }) {
 		t.Error("no new connection")
 	}
 }
