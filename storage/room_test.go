@@ -68,11 +68,11 @@ func holds(t *testing.T, path string, opts Options, want map[string]bool) {
 // has taken is there, and with a higher limit it goes on.
 func TestFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	opts := Options{MaxBytes: 4 << 20}
+	opts := Options{MaxBytes: 16 << 20}
 	s := mustOpen(t, path, opts)
 	want := map[string]bool{}
 	fill := func(recordType string) int {
-		for n := range 1000 {
+		for n := range 10_000 {
 			id := fmt.Sprintf("%s-%d", recordType, n)
 			err := s.Commit(t.Context(), batch(id, recordType))
 			if errors.Is(err, gate.ErrFull) {
@@ -90,7 +90,7 @@ func TestFull(t *testing.T) {
 	if err := s.Room(); !errors.Is(err, gate.ErrFull) || !strings.Contains(err.Error(), "raise maxStoreBytes") || s.Healthy() != nil {
 		t.Errorf("room: %v, health: %v", err, s.Healthy())
 	}
-	if n := fill(audit.ExecOutcome); n < 5 {
+	if n := fill(audit.ExecOutcome); n < 10 {
 		t.Errorf("of what ends something %d more fit", n)
 	}
 	if info, err := os.Stat(path); err != nil || info.Size() > int64(opts.MaxBytes) || info.Size() < int64(opts.MaxBytes)*9/10 {
