@@ -487,6 +487,7 @@ func BenchmarkGuard(b *testing.B) {
 	id := sessions{key: s.SessionKey, principal: action.Principal{Issuer: "https://idp", Subject: "bot"}}.Generate()
 	guarded := s.checkHost(s.guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
 	body := []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"scale_deployment","arguments":` + scale + `,"_meta":{"progressToken":1}}}`)
+	b.ReportAllocs()
 	for b.Loop() {
 		r := httptest.NewRequest(http.MethodPost, "https://countersign.example.com/mcp", bytes.NewReader(body))
 		r.Header.Set("Authorization", "Bearer bot")

@@ -44,6 +44,7 @@ func BenchmarkAppend(b *testing.B) {
 				b.Fatal(err)
 			}
 			var ratios []float64
+			b.ReportAllocs()
 			b.ResetTimer()
 			for entries := range slices.Chunk(entries, max(b.N/20, writers)) {
 				b.StopTimer()

@@ -2,10 +2,12 @@ package tools
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"countersign/action"
+	"countersign/audit"
 )
 
 func BenchmarkGrepLog(b *testing.B) {
@@ -15,6 +17,7 @@ func BenchmarkGrepLog(b *testing.B) {
 	}
 	r := []Response{{Action: action.Action{Options: action.Options{Grep: "status=5", TailLines: maxLines}}, Body: []byte(log.String())}}
 	b.SetBytes(int64(log.Len()))
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := renderLog(r); err != nil {
 			b.Fatal(err)
@@ -30,6 +33,7 @@ func BenchmarkListOfFields(b *testing.B) {
 	list := podsIn
 	list.Options.Fields = []string{".spec.nodeName", ".spec.containers[*].image", `.status.conditions[?(@.type=="Ready")].status`}
 	r := []Response{{Action: list, Body: []byte(`{"items":[` + strings.Join(items, ",") + `]}`)}}
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := renderList(r); err != nil {
 			b.Fatal(err)
@@ -43,9 +47,49 @@ func BenchmarkTable(b *testing.B) {
 		rows = append(rows, fmt.Sprintf(`{"cells":["checkout-7d9f8b6c5d-%05d","1/1","Running",0,"3d","10.0.0.1","node-1"]}`, i))
 	}
 	r := []Response{{Action: podsIn, Body: []byte(podTable("", rows...))}}
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := renderTable(r); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkObject is what becomes of a Deployment in the answer to an agent: as YAML,
+// of some fields alone, and as YAML once the gate has masked the text as well.
+func BenchmarkObject(b *testing.B) {
+	body, err := os.ReadFile("../action/testdata/deployment.json")
+	if err != nil {
+		b.Fatal(err)
+	}
+	get := action.Action{
+		Verb: action.Get, Namespace: "shop", Name: "checkout",
+		Resource: action.Resource{Group: "apps", Version: "v1", Resource: "deployments", Kind: "Deployment", Namespaced: true},
+	}
+	text := func(fields ...string) string {
+		get.Options.Fields = fields
+		text, err := renderObject([]Response{{Action: get, Body: body}})
+		if err != nil || !strings.Contains(text, "registry.example/shop/checkout:2.14.1") || strings.Contains(text, likeASecret) || strings.Contains(text, "managedFields") {
+			b.Fatalf("%v\n%s", err, text)
+		}
+		return text
+	}
+	for _, row := range []struct {
+		name string
+		make func()
+	}{
+		{"yaml", func() { text() }},
+		{"fields", func() {
+			text(".spec.replicas", ".spec.template.spec.containers[*].image", `.status.conditions[?(@.type=="Available")].status`)
+		}},
+		{"masked", func() { audit.MaskText(text()) }},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			row.make() // once: rules are made ready when they are first needed
+			b.ReportAllocs()
+			for b.Loop() {
+				row.make()
+			}
+		})
 	}
 }
