@@ -2,6 +2,7 @@
 # make up     the same, kept running, with what to paste into an agent's configuration
 #             SLACK=fake asks in a double of Slack, SLACK=slack.yaml in yours (docs/slack.md)
 # make test   every test, end to end included
+# make race   the same, all with the race detector, in about an hour
 # make bench  calls beside the same requests sent straight, and what lies on their way, measured:
 #             writes docs/benchmarks.md, in about a quarter of an hour; BENCH=100x is shorter
 # make profile  where the server spends its time in reads and writes: bin/read.pprof, bin/write.pprof
@@ -19,7 +20,7 @@ TOOLS := $(CURDIR)/.cache/tools
 RACE := $(if $(shell command -v gcc || command -v clang),-race)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build demo up test bench profile check
+.PHONY: build demo up test test-rooms test-e2e race bench profile check
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
@@ -33,12 +34,29 @@ demo: bin/demo
 up: bin/demo
 	bin/demo --keep $(if $(SLACK),--slack '$(SLACK)')
 
-# -p 1: the end-to-end tests start a control plane, and two cores are few.
+# End-to-end tests mostly wait, so they run beside the others. The race detector, with which
+# everything takes several times as long, is on where things run at the same time; make race
+# has it on everywhere.
+ALONE := /(action|audit|configs|policy|strictyaml|trial)$$
+LONG := TestTamperedStore|TestAttacks
+AT_ONCE := TestCancelOfAnother|TestClientsAtTheLimit|TestDiskFullUnderLoad|TestIssuerOutageAndStorm|TestKeyRotationWhileCallsRun|TestLockWhileItRuns|TestManyPending|TestRacingClicks|TestStopFinishesWhatRuns
 test:
 	go -C e2e/controlplane run . build
-	go test $(RACE) -p 1 -timeout 30m ./...
-	$(if $(RACE),go test -run 'TestTampered(Export|Store)$$' ./audit ./storage) # with -race they try less
+	$(MAKE) --no-print-directory -j2 test-rooms test-e2e
+
+test-rooms:
+	go test -p 1 $$(go list ./... | grep -E '$(ALONE)')
+	go test -p 1 $(RACE) -skip '$(LONG)' $$(go list ./... | grep -vE '$(ALONE)|/e2e')
+	go test -run '$(LONG)' ./approvals/slack ./storage
 	go -C e2e/controlplane test -timeout 10m ./...
+
+test-e2e:
+	go test -timeout 20m -parallel 4 -skip '$(AT_ONCE)' ./e2e
+	go test $(RACE) -timeout 20m -parallel 4 -run '$(AT_ONCE)' ./e2e
+
+race:
+	go -C e2e/controlplane run . build
+	go test -race -p 1 -timeout 60m ./...
 
 # bin/bench.txt is for benchstat. What is done with a million records is done a few times only.
 BENCH := 500x

@@ -120,6 +120,7 @@ func TestCancelOfAnother(t *testing.T) {
 // Progress goes to the call that it is about and to nobody else; there is no
 // stream on which another could listen.
 func TestProgressOfAnother(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.reconfigure("wait: 100ms", "wait: 12s")
 	arguments := fmt.Sprintf(`{"namespace":%q,"name":"web","replicas":50}`, s.namespace)

@@ -323,6 +323,7 @@ func respelt(signature string) string {
 // Negative cases, line 1. Whatever is wrong with a token, its sender is told the
 // same, and the log has the reason but not the token.
 func TestForgedTokens(t *testing.T) {
+	t.Parallel()
 	i, err := rig.StartIssuer()
 	if err != nil {
 		t.Fatal(err)
@@ -426,6 +427,7 @@ func TestForgedTokens(t *testing.T) {
 
 // New keys are taken up while calls run, and none of those with a good token fails.
 func TestKeyRotationWhileCallsRun(t *testing.T) {
+	t.Parallel()
 	i, err := rig.StartIssuer()
 	if err != nil {
 		t.Fatal(err)
@@ -478,6 +480,7 @@ func TestKeyRotationWhileCallsRun(t *testing.T) {
 // While an issuer is down, its known keys go on; tokens of others are put off, not
 // refused. A storm of invented keys costs it a few requests, up or down.
 func TestIssuerOutageAndStorm(t *testing.T) {
+	t.Parallel()
 	i, err := rig.StartIssuer()
 	if err != nil {
 		t.Fatal(err)
@@ -555,6 +558,7 @@ func TestIssuerOutageAndStorm(t *testing.T) {
 // The server starts without its issuer, and takes its tokens once it is there: also
 // after it answered with documents that are too large.
 func TestIssuerDownAtStart(t *testing.T) {
+	t.Parallel()
 	i, err := rig.NewIssuer()
 	if err != nil {
 		t.Fatal(err)

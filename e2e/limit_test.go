@@ -155,6 +155,7 @@ func (c *crowd) post(ctx context.Context, n int, token string, headers map[strin
 // Of 200 clients at the limit's edge each is served again and again; those that are
 // too quick get 429 and nothing else happens to anybody.
 func TestClientsAtTheLimit(t *testing.T) {
+	t.Parallel()
 	const clients, calls = 200, 3
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

@@ -62,7 +62,7 @@ func plant(s *stage, texts []string) []string {
 	run("", "delete", "pod,secret,configmap", "planted", "-n", s.namespace, "--ignore-not-found", "--now")
 	run(string(objects), "apply", "-n", s.namespace, "-f", "-") // which repeats them in last-applied
 	run("", "wait", "--for=condition=Ready", "pod/planted", "-n", s.namespace)
-	run("", "delete", "events", "--all", "-n", s.namespace)
+	run("", "delete", "--raw", "/api/v1/namespaces/"+s.namespace+"/events") // all in one request
 	list, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": events})
 	if err != nil {
 		s.Fatal(err)

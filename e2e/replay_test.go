@@ -36,6 +36,7 @@ const (
 // empty control plane with the same objects; where one is tampered with, that is
 // what the report says; and the cluster that it ran against is refused.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	s := prepareStage(t, replayRules)
 	s.start()
 	running := true

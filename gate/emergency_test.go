@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"countersign/approvals"
 	"countersign/audit"
@@ -49,53 +50,55 @@ func TestOutcomeElsewhere(t *testing.T) {
 		kept error // by the emergency file
 	}{{"kept", nil}, {"not kept", errors.New("no room there either")}} {
 		t.Run(row.name, func(t *testing.T) {
-			g := newRig(t, allowAll)
-			var log bytes.Buffer
-			g.Log = slog.New(slog.NewJSONHandler(&log, nil))
-			var elsewhere []Entry
-			g.Emergency = func(entries []Entry) error {
-				g.Importing(func(held func(string) bool) error {
-					if !held("id") {
-						t.Error("who reads the file at once could import it")
+			synctest.Test(t, func(t *testing.T) { // it is tried again after seconds
+				g := newRig(t, allowAll)
+				var log bytes.Buffer
+				g.Log = slog.New(slog.NewJSONHandler(&log, nil))
+				var elsewhere []Entry
+				g.Emergency = func(entries []Entry) error {
+					g.Importing(func(held func(string) bool) error {
+						if !held("id") {
+							t.Error("who reads the file at once could import it")
+						}
+						return nil
+					})
+					if row.kept == nil {
+						elsewhere = append(elsewhere, entries...)
 					}
-					return nil
-				})
-				if row.kept == nil {
-					elsewhere = append(elsewhere, entries...)
+					return row.kept
 				}
-				return row.kept
-			}
-			refuse := 2
-			g.store.fault = func(Batch) fault {
-				if refuse--; refuse >= 0 {
-					return full
+				refuse := 2
+				g.store.fault = func(Batch) fault {
+					if refuse--; refuse >= 0 {
+						return full
+					}
+					return none
 				}
-				return none
-			}
-			e := Entry{Record: audit.Record{ID: "id", Type: audit.ExecOutcome, Op: "op", Actions: make([]audit.Action, audit.MaxActions+1)}}
-			stored := make(chan struct{})
-			if err := g.outcome(t.Context(), Batch{Entries: []Entry{e}}, func() { close(stored) }); !errors.Is(err, ErrFull) {
-				t.Fatal(err)
-			}
-			held := func() (yes bool) {
-				g.Importing(func(held func(string) bool) error { yes = held("id"); return nil })
-				return yes
-			}
-			if !held() {
-				t.Error("it could be imported while it is tried again")
-			}
-			<-stored
-			if held() {
-				t.Error("it is held when it is stored")
-			}
-			records := g.store.all()
-			records = records[len(records)-2:] // each with the id that it has elsewhere
-			if row.kept == nil && (len(elsewhere) != 2 || elsewhere[0].Record.ID != records[0].ID || elsewhere[1].Record.ID != records[1].ID) {
-				t.Errorf("elsewhere are %+v", elsewhere)
-			}
-			if inLog := strings.Contains(log.String(), `"record":{"v":0,"seq":0,"id":"id"`); inLog != (row.kept != nil) {
-				t.Errorf("in the server's log: %s", log.String())
-			}
+				e := Entry{Record: audit.Record{ID: "id", Type: audit.ExecOutcome, Op: "op", Actions: make([]audit.Action, audit.MaxActions+1)}}
+				stored := make(chan struct{})
+				if err := g.outcome(t.Context(), Batch{Entries: []Entry{e}}, func() { close(stored) }); !errors.Is(err, ErrFull) {
+					t.Fatal(err)
+				}
+				held := func() (yes bool) {
+					g.Importing(func(held func(string) bool) error { yes = held("id"); return nil })
+					return yes
+				}
+				if !held() {
+					t.Error("it could be imported while it is tried again")
+				}
+				<-stored
+				if held() {
+					t.Error("it is held when it is stored")
+				}
+				records := g.store.all()
+				records = records[len(records)-2:] // each with the id that it has elsewhere
+				if row.kept == nil && (len(elsewhere) != 2 || elsewhere[0].Record.ID != records[0].ID || elsewhere[1].Record.ID != records[1].ID) {
+					t.Errorf("elsewhere are %+v", elsewhere)
+				}
+				if inLog := strings.Contains(log.String(), `"record":{"v":0,"seq":0,"id":"id"`); inLog != (row.kept != nil) {
+					t.Errorf("in the server's log: %s", log.String())
+				}
+			})
 		})
 	}
 }

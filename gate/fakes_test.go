@@ -430,6 +430,9 @@ const askAlways = `  - {name: ask, effect: require_approval, match: {principals:
 
 const allowAll = `  - {name: all, effect: allow, match: {principals: {groups: [agents]}}}`
 
+// everyTool is made once, which takes longer than most of these tests.
+var everyTool = sync.OnceValue(func() []*tools.Tool { return tools.All([]string{"local"}) })
+
 func newRig(t *testing.T, rules string) *rig {
 	t.Helper()
 	store := &memory{ops: map[string]approvals.Operation{}, questions: map[string]string{}, grants: map[string]approvals.Grant{}, changed: make(chan struct{})}
@@ -454,7 +457,7 @@ func (r *rig) rules(rules string) {
 func (r *rig) start() *Gate {
 	r.t.Helper()
 	r.Gate = &Gate{
-		Store: r.store, Cluster: r.cluster, Policy: r.policy.Load, Tools: tools.All([]string{"local"}), Clusters: []string{"local"}, DigestKey: []byte("key"),
+		Store: r.store, Cluster: r.cluster, Policy: r.policy.Load, Tools: everyTool(), Clusters: []string{"local"}, DigestKey: []byte("key"),
 		Cooldown: 5 * time.Minute, MaxPending: 20, GrantFor: 30 * time.Minute, RequestTimeout: time.Minute, Node: "test", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return *r.clock.Load() },
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"countersign/action"
@@ -80,12 +81,16 @@ func (resolver) Resolve(_ context.Context, cluster, apiVersion, kind string) (ac
 	return action.Resource{}, BadArgument("cluster %s serves no kind %q", cluster, strings.TrimSpace(apiVersion+" "+kind))
 }
 
+// local are the tools for one cluster, made once: it takes longer than most of these tests.
+var local = sync.OnceValue(func() []*Tool { return All([]string{"local"}) })
+
 func tool(t testing.TB, name string, clusters ...string) *Tool {
 	t.Helper()
-	if len(clusters) == 0 {
-		clusters = []string{"local"}
+	all := local()
+	if len(clusters) > 0 {
+		all = All(clusters)
 	}
-	for _, tool := range All(clusters) {
+	for _, tool := range all {
 		if tool.Name == name {
 			return tool
 		}
