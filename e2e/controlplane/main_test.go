@@ -225,7 +225,7 @@ func TestKilledLauncher(t *testing.T) {
 	l := launch(t)
 	l.cmd.Process.Kill()
 	l.cmd.Wait()
-	l.checkGone(t, 5*time.Second)
+	l.checkGone(t, 30*time.Second)
 }
 
 // Ports are chosen before they are used, so somebody else may take one in between.
