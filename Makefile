@@ -46,7 +46,7 @@ test:
 
 test-rooms:
 	go test -p 1 $$(go list ./... | grep -E '$(ALONE)')
-	go test -p 1 $(RACE) -skip '$(LONG)' $$(go list ./... | grep -vE '$(ALONE)|/e2e')
+	go test -p 1 $(RACE) -skip '$(LONG)' $$(go list ./... | grep -vE '$(ALONE)|/e2e$$')
 	go test -run '$(LONG)' ./approvals/slack ./storage
 	go -C e2e/controlplane test -timeout 10m ./...
 

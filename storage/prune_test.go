@@ -36,6 +36,7 @@ func prunedTo(t *testing.T, s *Store, payloads, records time.Time) (commits int)
 func TestPrune(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := mustOpen(t, path, Options{})
+	s.db.NoSync = true // to be quick
 	defer func() { s.Close() }()
 	for i := range 1000 {
 		e := record(fmt.Sprint(i))

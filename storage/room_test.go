@@ -70,6 +70,7 @@ func TestFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	opts := Options{MaxBytes: 16 << 20}
 	s := mustOpen(t, path, opts)
+	s.db.NoSync = true // thousands of commits, none of which has to outlive a machine
 	want := map[string]bool{}
 	fill := func(recordType string) int {
 		for n := range 10_000 {
