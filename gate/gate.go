@@ -546,7 +546,7 @@ func (g *Gate) store(ctx context.Context, b Batch) error {
 	err := g.Store.Commit(ctx, b)
 	if err == nil {
 		for _, op := range b.Operations {
-			g.count(op)
+			g.uncount(op)
 		}
 	}
 	return err

@@ -598,60 +598,66 @@ func TestTooManyQuestions(t *testing.T) {
 // A question that takes the place of a stale one is not the agent's doing, and
 // counts; and what was denied or not stored does not.
 func TestQuestionsThatCount(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, askAlways)
-		r.MaxPending = 1
-		id := r.scale(3).Op
-		r.cluster.set(webScale, scaleObject("u-1", 7))
-		r.approve(id)
-		fresh := r.reaches(id, approvals.Stale).SupersededBy
-		synctest.Wait() // what is stored is counted a moment later
-		if got := r.ask(1); got.Status != Denied {
-			t.Errorf("beside the one that is asked again: %+v", got)
+	r := newRig(t, askAlways)
+	r.MaxPending = 1
+	id := r.scale(3).Op
+	r.cluster.set(webScale, scaleObject("u-1", 7))
+	beside := make(chan Result, 1)
+	r.store.meanwhile = func(b Batch) {
+		if len(b.Operations) == 2 && b.Operations[0].State == approvals.Stale {
+			beside <- r.ask(1)
 		}
-		r.approve(fresh)
-		r.reaches(fresh, approvals.Succeeded)
-		if got := r.ask(2); got.Status != Pending {
-			t.Errorf("got %+v", got)
-		}
+	}
+	r.approve(id)
+	if got := <-beside; got.Status != Denied {
+		t.Errorf("beside the one that is about to be asked again: %+v", got)
+	}
+	fresh := r.reaches(id, approvals.Stale).SupersededBy
+	if got := r.ask(1); got.Status != Denied {
+		t.Errorf("beside the one that is asked again: %+v", got)
+	}
+	r.approve(fresh)
+	r.reaches(fresh, approvals.Succeeded)
+	if got := r.ask(2); got.Status != Pending {
+		t.Errorf("got %+v", got)
+	}
 
-		r = newRig(t, askAlways)
-		r.MaxPending = 1
-		failed := false
-		r.store.fault = func(b Batch) fault {
-			if holds(b, audit.ApprovalRequested) && !failed {
-				failed = true
-				return lost
-			}
-			return none
+	r = newRig(t, askAlways)
+	r.MaxPending = 1
+	failed := false
+	r.store.fault = func(b Batch) fault {
+		if holds(b, audit.ApprovalRequested) && !failed {
+			failed = true
+			return lost
 		}
-		r.scale(3)
-		r.store.mu.Lock()
-		r.store.poisoned = nil
-		r.store.mu.Unlock()
-		if got := r.scale(4); got.Status != Pending {
-			t.Errorf("what was not stored counts: %+v", got)
-		}
+		return none
+	}
+	r.scale(3)
+	r.store.mu.Lock()
+	r.store.poisoned = nil
+	r.store.mu.Unlock()
+	if got := r.scale(4); got.Status != Pending {
+		t.Errorf("what was not stored counts: %+v", got)
+	}
 
-		// Two votes that are needed are one question.
-		r = newRig(t, strings.Replace(askAlways, "[sre]", "[sre], count: 2", 1))
-		r.MaxPending = 2
-		id = r.scale(3).Op
-		r.approve(id)
-		if got := r.ask(1); got.Status != Pending {
-			t.Errorf("got %+v", got)
-		}
-		if got := r.ask(2); got.Status != Denied {
-			t.Errorf("got %+v", got)
-		}
-		// A grant needs no room.
-		r = newRig(t, askAlways)
-		r.grant(3)
-		r.MaxPending = 0
-		if got := r.scale(4); got.Status != Succeeded {
-			t.Errorf("under a grant: %+v", got)
-		}
-	})
+	// Two votes that are needed are one question.
+	r = newRig(t, strings.Replace(askAlways, "[sre]", "[sre], count: 2", 1))
+	r.MaxPending = 2
+	id = r.scale(3).Op
+	r.approve(id)
+	if got := r.ask(1); got.Status != Pending {
+		t.Errorf("got %+v", got)
+	}
+	if got := r.ask(2); got.Status != Denied {
+		t.Errorf("got %+v", got)
+	}
+	// A grant needs no room.
+	r = newRig(t, askAlways)
+	r.grant(3)
+	r.MaxPending = 0
+	if got := r.scale(4); got.Status != Succeeded {
+		t.Errorf("under a grant: %+v", got)
+	}
 }
 
 // Where a question is asked: where its rules say, else where its namespaces say,

@@ -39,7 +39,7 @@ func (g *Gate) Start() (err error) {
 	for _, op := range open {
 		switch op.State {
 		case approvals.PendingApproval:
-			g.count(op)
+			g.waiting.enter(op, anyNumber)
 			g.expireLater(op)
 		case approvals.Authorized:
 			g.runLater(op.ID)
@@ -322,12 +322,14 @@ func (g *Gate) askAgain(op, fresh approvals.Operation, reason string) error {
 		return err
 	}
 	stale.Reason, stale.SupersededBy = reason, fresh.ID
+	g.waiting.enter(fresh, anyNumber)
 	err = g.commit(Batch{
 		Entries:    []Entry{g.approvalEntry(audit.ApprovalDecided, stale), g.requestedEntry(fresh)},
 		Operations: []approvals.Operation{stale, fresh},
 		Question:   &Question{Key: op.Question, Op: fresh.ID, Was: op.ID},
 	})
 	if err != nil {
+		g.waiting.leave(fresh.ID)
 		return err
 	}
 	g.bell.ring(op.ID)

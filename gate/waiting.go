@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -14,6 +15,9 @@ type waiting struct {
 	by map[string]int    // principal -> questions
 	of map[string]string // operation -> principal
 }
+
+// anyNumber is for questions that are not the agent's doing.
+const anyNumber = math.MaxInt
 
 // enter counts a question, if its principal has fewer than most.
 func (w *waiting) enter(op approvals.Operation, most int) bool {
@@ -51,13 +55,13 @@ func (w *waiting) leave(id string) {
 // could ask and withdraw without end, and each question is a message to people.
 const withdrawnFor = time.Minute
 
-// count keeps the number of questions as a commit has made it. One that was
-// rejected counts on for the cool-down.
-func (g *Gate) count(op approvals.Operation) {
+// uncount takes what a commit has ended out of the number of questions. One that was
+// rejected counts on for the cool-down. A question is counted before it is stored:
+// afterwards it may have ended already.
+func (g *Gate) uncount(op approvals.Operation) {
 	after := time.Duration(0)
 	switch op.State {
 	case approvals.PendingApproval:
-		g.waiting.enter(op, 1<<30) // one that replaces a stale one is not the agent's doing
 		return
 	case approvals.Cancelled:
 		after = withdrawnFor
