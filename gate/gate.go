@@ -66,6 +66,9 @@ type Batch struct {
 	// Locks are added, and those with the ids of Unlocks removed.
 	Locks   []approvals.Lock
 	Unlocks []string
+	// Late is set where nobody waits for it: it may be held back for a moment, to be
+	// stored together with what comes next.
+	Late bool
 }
 
 // Entry is a record and, where it has one, the payload that it commits to: masked,
@@ -432,7 +435,7 @@ func (g *Gate) read(ctx context.Context, c *call) Result {
 			outcome.Record.Outcome, outcome.Record.Error = audit.Failure, recordError(err)
 		}
 	}
-	g.later(c.op, Batch{Entries: []Entry{outcome}})
+	g.later(c.op, outcome)
 	if err != nil {
 		return failed(c.op, err)
 	}
@@ -556,11 +559,11 @@ func (g *Gate) store(ctx context.Context, b Batch) error {
 const commitTimeout = 30 * time.Second
 
 // later stores an outcome that nobody waits for.
-func (g *Gate) later(op string, b Batch) {
+func (g *Gate) later(op string, outcome Entry) {
 	g.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 		defer cancel()
-		if err := g.outcome(ctx, b, nil); err != nil {
+		if err := g.outcome(ctx, Batch{Entries: []Entry{outcome}, Late: true}, nil); err != nil {
 			g.Log.Error("storing an outcome", "op", op, "err", err)
 		}
 	})

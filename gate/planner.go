@@ -229,7 +229,7 @@ func (g *Gate) answer(c *call) Result {
 			return g.unrecorded(c, err)
 		}
 	}
-	g.later(c.op, Batch{Entries: []Entry{g.readOutcome(c, nil)}})
+	g.later(c.op, g.readOutcome(c, nil))
 	text := c.Answer
 	if len(c.left) > 0 {
 		var left []string

@@ -333,7 +333,8 @@ func (s *Store) Commit(ctx context.Context, b gate.Batch) error {
 }
 
 // write is the one writer. It commits whatever has queued in one transaction,
-// with no delay added: while one commit syncs, the next ones gather.
+// with no delay added where somebody waits: while one commit syncs, the next ones
+// gather.
 func (s *Store) write() {
 	debug.SetPanicOnFault(true) // of this goroutine
 	for {
@@ -353,17 +354,35 @@ func (s *Store) gather(first *commit) []*commit {
 	// Those whom the last commit has woken get to queue, or every other group would be
 	// of one.
 	runtime.Gosched()
-	group := []*commit{first}
+	group, waited := []*commit{first}, !first.batch.Late
+	var moment <-chan time.Time
 	for len(group) < maxGroup {
+		var c *commit
 		select {
-		case c := <-s.queue:
-			group = append(group, c)
+		case c = <-s.queue:
 		default:
-			return group
+			if waited {
+				return group
+			}
+			// A commit of their own would hold up whoever comes meanwhile.
+			if moment == nil {
+				moment = time.After(lateBy)
+			}
+			select {
+			case c = <-s.queue:
+			case <-moment:
+				return group
+			case <-s.closing:
+				return group
+			}
 		}
+		group, waited = append(group, c), waited || !c.batch.Late
 	}
 	return group
 }
+
+// lateBy is how long a batch that nobody waits for is held back at most. Tests set it.
+var lateBy = 20 * time.Millisecond
 
 // crashpoint is where tests end the process; see crash.go.
 var crashpoint = func(when string, b *gate.Batch) {}

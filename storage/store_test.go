@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +219,65 @@ func TestKeyWithoutStore(t *testing.T) {
 	mustOpen(t, path, Options{}).Close()
 	if !bytes.Equal(read(path+".key"), key) {
 		t.Error("the key was replaced")
+	}
+}
+
+// What nobody waits for is stored together with what comes next, when the store is
+// closed, and by itself after a moment.
+func TestLate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	open := func(moment time.Duration) *Store {
+		lateBy = moment
+		return mustOpen(t, path, Options{})
+	}
+	defer func(was time.Duration) { lateBy = was }(lateBy)
+	later := func(s *Store, id string) (done chan error) {
+		entries := []gate.Entry{record(id)}
+		lines, err := encode(entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done = make(chan error, 1)
+		s.queue <- &commit{batch: gate.Batch{Entries: entries, Late: true}, lines: lines, done: done}
+		return done
+	}
+	stored := func(s *Store) (n, transactions int) {
+		err := s.view(func(tx *bbolt.Tx) error {
+			transactions = tx.ID()
+			return nil
+		})
+		if err = errors.Join(err, s.Records(1, func(uint64, []byte) error { n++; return nil })); err != nil {
+			t.Fatal(err)
+		}
+		return n, transactions
+	}
+
+	s := open(time.Hour)
+	_, before := stored(s)
+	a, b := later(s, "a"), later(s, "b")
+	for len(s.queue) > 0 {
+		runtime.Gosched()
+	}
+	if err := errors.Join(s.Commit(t.Context(), gate.Batch{Entries: []gate.Entry{record("c")}}), <-a, <-b); err != nil {
+		t.Fatal(err)
+	}
+	if n, after := stored(s); n != 3 || after != before+1 {
+		t.Errorf("%d records are stored in %d transactions", n, after-before)
+	}
+	d := later(s, "d")
+	if err := errors.Join(s.Close(), <-d); err != nil {
+		t.Fatal(err)
+	}
+
+	s = open(time.Millisecond)
+	if err := <-later(s, "e"); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := stored(s); n != 5 {
+		t.Errorf("%d records are stored", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
