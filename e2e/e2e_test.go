@@ -86,7 +86,7 @@ func prepare(ctx context.Context, dir string) (err error) {
 		// Without the race detector, which only makes a hundred starts slower.
 		return rig.BuildServer(context.Background(), faulty, "-tags", "crash")
 	})
-	if world.cluster, err = rig.StartControlPlane(ctx, dir, audience, os.Stderr); err != nil {
+	if world.cluster, err = rig.StartControlPlane(ctx, dir, audience, os.Stderr, soakCluster()...); err != nil {
 		return err
 	}
 	const accounts = `{apiVersion: v1, kind: List, items: [
