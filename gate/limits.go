@@ -28,10 +28,12 @@ type budget struct {
 	limit   policy.Limit
 }
 
-// maxOwners and maxBudgets bound whose budgets are kept, and how many of each.
+// maxOwners and maxBudgets bound whose budgets are kept, and how many of each. At
+// each multiple of sweepEvery it is looked which of them are full.
 const (
 	maxOwners  = 10_000
 	maxBudgets = 1_000
+	sweepEvery = 32
 )
 
 // draw is what one call takes from one budget.
@@ -112,7 +114,8 @@ func (b *budgets) limiter(d draw, now time.Time) *rate.Limiter {
 		own = map[string]*budget{}
 		b.by[d.owner] = own
 	}
-	if len(own) >= maxBudgets {
+	// A caller's many budgets of calls are full again after a moment.
+	if n := len(own); n >= maxBudgets || n > 0 && n%sweepEvery == 0 {
 		if maps.DeleteFunc(own, full); len(own) >= maxBudgets {
 			clear(own)
 		}

@@ -287,6 +287,18 @@ func TestBudgetsAreBounded(t *testing.T) {
 }
 
 // Every record says which policy was in force, and a change of policy is one.
+// Budgets that are full again go long before there are too many.
+func TestFullBudgetsGo(t *testing.T) {
+	var b budgets
+	limit := policy.Limit{Name: "loop", Calls: 20, Per: time.Minute, By: policy.ByCall}
+	for i := range maxBudgets {
+		b.take([]draw{{limit, "one", fmt.Sprint(i), 1}}, noon.Add(time.Duration(i)*time.Second), false)
+	}
+	if n := len(b.by["one"]); n > sweepEvery {
+		t.Errorf("%d budgets are kept", n)
+	}
+}
+
 func TestPolicyOnRecord(t *testing.T) {
 	r := newRig(t, allowAll)
 	r.scale(3)
