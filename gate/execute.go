@@ -206,9 +206,19 @@ func ambiguous(err error) bool {
 	return !errors.Is(err, ErrNotSent)
 }
 
-// busy reports whether an API server that answers so is worth asking again.
-func busy(code int) bool {
-	return code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout
+// busy reports whether an answer is about the moment and not about the request, so that
+// it is worth asking again: the API server has no time or no etcd, or what stands in
+// front of it has no API server. Of the errors with code 500 these are etcd's own and
+// those that client-go had to find words for, because what answered is no API server.
+func busy(refused *APIError) bool {
+	switch refused.Code {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	case http.StatusInternalServerError:
+		return refused.Reason == string(metav1.StatusReasonServerTimeout) || strings.HasPrefix(refused.Message, "etcdserver: ") ||
+			strings.HasPrefix(refused.Message, "an error on the server (")
+	}
+	return false
 }
 
 // move takes an operation one step and counts the revision for compare-and-swap.
@@ -283,7 +293,7 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	if errors.As(err, &nobody) {
 		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": it cannot be looked at: " + nobody.Reason}, nil
 	}
-	if errors.As(err, &refused) && !busy(refused.Code) {
+	if errors.As(err, &refused) && !busy(refused) {
 		message := clip(audit.MaskText(refused.Message))
 		switch {
 		case a.Removes() && refused.Code == http.StatusNotFound:

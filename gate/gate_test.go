@@ -215,6 +215,39 @@ func TestErrorsOfARequest(t *testing.T) {
 	}
 }
 
+// An answer that says nothing about the request is no finding about it, also when the
+// request itself was answered in the same words: it may have been done.
+func TestLookIsAnsweredTheSame(t *testing.T) {
+	const noAPIServer = `an error on the server ("") has prevented the request from succeeding`
+	for _, row := range []struct {
+		name  string
+		said  APIError
+		again bool
+	}{
+		{"the request is refused", APIError{Code: 500, Message: "failed to create typed patch object"}, false},
+		{"by a webhook", APIError{Code: 500, Reason: "InternalError", Message: "Internal error occurred: failed calling webhook"}, false},
+		{"etcd has no leader", APIError{Code: 500, Message: "etcdserver: leader changed"}, true},
+		{"etcd has no time", APIError{Code: 500, Reason: "ServerTimeout", Message: "The patch operation against configmaps could not be completed at this time"}, true},
+		{"a proxy has an error", APIError{Code: 500, Reason: "InternalError", Message: noAPIServer}, true},
+		{"a proxy has no API server", APIError{Code: 502, Reason: "InternalError", Message: noAPIServer}, true},
+		{"the API server stops", APIError{Code: 503, Reason: "ServiceUnavailable", Message: "apiserver is shutting down"}, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, allowAll)
+			r.cluster.refuse = func(action.Action) (error, bool) { return io.EOF, true }
+			op := r.reaches(r.scale(3).Op, approvals.Reconciled)
+			op.Reason = "the API server answered: " + row.said.Message
+			r.cluster.mu.Lock()
+			r.cluster.unreachable = &row.said
+			r.cluster.mu.Unlock()
+			found, err := r.examine(t.Context(), op, 0)
+			if row.again && err == nil || !row.again && (err != nil || found.Result != NotApplied) {
+				t.Errorf("found %+v, %v; to be asked again: %v", found, err, row.again)
+			}
+		})
+	}
+}
+
 const threeObjects = `{"manifest":"{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: shop}, data: {x: '1'}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: shop}, data: {x: '1'}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: shop}, data: {x: '1'}}\n"}`
 
 // What others wrote is bounded before it is kept: an error's text as well.

@@ -232,7 +232,7 @@ func (g *Gate) attempt(ctx context.Context, op approvals.Operation) (again bool,
 	}
 	previews := call.Previews
 	var refused *APIError
-	if errors.As(err, &refused) && !busy(refused.Code) {
+	if errors.As(err, &refused) && !busy(refused) {
 		reason := "the API server now refuses it: " + said(refused.Message)
 		if refused.User != "" {
 			reason = refusedBy("it", refused)
