@@ -31,6 +31,7 @@ const usage = `usage:
 build compiles the control plane into the cache folder and prints that folder.
 up does the same when needed, starts a cluster in DIR, prints one line of JSON when it
 is ready, and runs until SIGINT or SIGTERM, or with --stdin until its input closes.
+At SIGUSR1 it kills the API server, starts it again, and prints the line once more.
 DIR must be new, empty, or of an earlier cluster, whose files are removed.
 `
 

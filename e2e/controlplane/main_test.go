@@ -181,6 +181,19 @@ func TestCluster(t *testing.T) {
 		}
 	})
 
+	t.Run("another API server", func(t *testing.T) {
+		l.cmd.Process.Signal(syscall.SIGUSR1)
+		if _, err := l.stdout.ReadBytes('\n'); err != nil {
+			t.Fatalf("no second line of JSON: %v\n%s", err, l.stderr)
+		}
+		if now := children(t, l.cmd.Process.Pid); len(now) != len(l.children) || now["kube-apiserver"] == l.children["kube-apiserver"] {
+			t.Errorf("there run %v, before %v", now, l.children)
+		}
+		if got := strings.TrimSpace(l.kubectl(t, "get", "deployment", "web", "-o", "name")); got != "deployment.apps/web" {
+			t.Errorf("what was stored is %q", got)
+		}
+	})
+
 	t.Run("the folder is in use", func(t *testing.T) {
 		output, err := self("up", "--dir", l.Dir).CombinedOutput()
 		if err == nil || !strings.Contains(string(output), "another control plane runs in it") {
@@ -339,6 +352,7 @@ type launched struct {
 	ready
 	cmd      *exec.Cmd
 	stdin    io.WriteCloser
+	stdout   *bufio.Reader
 	stderr   *bytes.Buffer
 	children map[string]int
 	client   *http.Client
@@ -379,7 +393,8 @@ func launch(t *testing.T) *launched {
 		l.stdin.Close()
 		l.cmd.Wait()
 	})
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	l.stdout = bufio.NewReader(stdout)
+	line, err := l.stdout.ReadBytes('\n')
 	if err != nil {
 		l.cmd.Wait()
 		t.Fatalf("no line of JSON: %v\n%s", err, l.stderr)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -59,6 +60,22 @@ func (ps *processes) start(name string, args ...string) error {
 		close(p.done)
 		ps.ended <- p
 	}()
+	return nil
+}
+
+// restart kills a process, as a crash would, and starts it again in its place.
+func (ps *processes) restart(name string) error {
+	i := slices.IndexFunc(ps.running, func(p *process) bool { return p.name == name })
+	killed := ps.running[i]
+	killed.cmd.Process.Kill() // an error says that it has just ended, which is as good
+	if ended := <-ps.ended; ended != killed {
+		return ended.failure()
+	}
+	if err := ps.start(name, killed.cmd.Args[1:]...); err != nil {
+		return err
+	}
+	last := len(ps.running) - 1
+	ps.running[i], ps.running = ps.running[last], ps.running[:last]
 	return nil
 }
 

@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -54,16 +56,19 @@ func up(ctx context.Context, o options, stdout io.Writer) (err error) {
 		return fmt.Errorf("using %s: %w", o.dir, err)
 	}
 	defer unlock()
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGUSR1)
+	defer signal.Stop(again)
 
 	for attempt := 1; ; attempt++ {
 		c := &cluster{options: o, processes: processes{bin: o.bin, dir: o.dir, ended: make(chan *process, 8)}}
 		err := c.start(ctx)
-		again := errors.Is(err, errAddressInUse) && attempt < 5
+		taken := errors.Is(err, errAddressInUse) && attempt < 5
 		if err == nil {
-			err = c.serve(ctx, stdout)
+			err = c.serve(ctx, stdout, again)
 		}
 		c.stop()
-		if !again {
+		if !taken {
 			return err
 		}
 	}
@@ -180,7 +185,7 @@ func (c *cluster) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.wait(ctx, "kube-apiserver", func() error { return api.get(ctx, c.server+"/readyz", nil) }); err != nil {
+	if err := c.apiServerReady(ctx, api); err != nil {
 		return err
 	}
 
@@ -293,28 +298,48 @@ func (c *cluster) populate(ctx context.Context, api *api) error {
 	})
 }
 
-// serve announces the cluster and returns when it should end.
-func (c *cluster) serve(ctx context.Context, stdout io.Writer) error {
-	err := json.NewEncoder(stdout).Encode(ready{
-		Kubeconfig: filepath.Join(c.dir, c.credentials.admin.kubeconfig),
-		Kubectl:    filepath.Join(c.bin, "kubectl"),
-		Server:     c.server,
-		Issuer:     c.server,
-		CA:         c.credentials.certFile,
-		AuditLog:   c.auditLog(),
-		Dir:        c.dir,
-	})
-	if err != nil {
-		return fmt.Errorf("announcing the cluster: %w", err)
+// serve announces the cluster and returns when it should end. At each signal of again it
+// kills the API server, starts it anew and announces the cluster once more.
+func (c *cluster) serve(ctx context.Context, stdout io.Writer, again <-chan os.Signal) error {
+	for {
+		err := json.NewEncoder(stdout).Encode(ready{
+			Kubeconfig: filepath.Join(c.dir, c.credentials.admin.kubeconfig),
+			Kubectl:    filepath.Join(c.bin, "kubectl"),
+			Server:     c.server,
+			Issuer:     c.server,
+			CA:         c.credentials.certFile,
+			AuditLog:   c.auditLog(),
+			Dir:        c.dir,
+		})
+		if err != nil {
+			return fmt.Errorf("announcing the cluster: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case p := <-c.processes.ended:
+			return p.failure()
+		case err := <-c.nodeFailed:
+			return err
+		case <-again:
+		}
+		if err := c.processes.restart("kube-apiserver"); err != nil {
+			return err
+		}
+		waiting, cancel := context.WithTimeout(ctx, startTimeout)
+		err = c.apiServerReady(waiting, newAPI(c.server, c.credentials))
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case p := <-c.processes.ended:
-		return p.failure()
-	case err := <-c.nodeFailed:
-		return err
-	}
+}
+
+func (c *cluster) apiServerReady(ctx context.Context, api *api) error {
+	return c.wait(ctx, "kube-apiserver", func() error { return api.get(ctx, c.server+"/readyz", nil) })
 }
 
 // wait repeats check until it succeeds, a process ends, or the context does.

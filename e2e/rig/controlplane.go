@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -26,6 +27,7 @@ type ControlPlane struct {
 
 	process *exec.Cmd
 	stdin   io.Closer
+	lines   chan []byte // what it says on stdout, once each time that it is ready
 }
 
 // StartControlPlane builds the control plane when needed, starts it in dir,
@@ -55,24 +57,52 @@ func StartControlPlane(ctx context.Context, dir, audience string, progress io.Wr
 	if err := process.Start(); err != nil {
 		return nil, fmt.Errorf("starting the control plane: %w", err)
 	}
-	c := &ControlPlane{process: process, stdin: stdin}
-	ready := make(chan error, 1)
+	c := &ControlPlane{process: process, stdin: stdin, lines: make(chan []byte)}
 	go func() {
-		line, err := bufio.NewReader(stdout).ReadBytes('\n')
-		if err == nil {
-			err = json.Unmarshal(line, c)
+		defer close(c.lines)
+		for out := bufio.NewReader(stdout); ; {
+			line, err := out.ReadBytes('\n')
+			if err != nil {
+				return
+			}
+			c.lines <- line
 		}
-		ready <- err
 	}()
-	select {
-	case err = <-ready:
-	case <-ctx.Done():
-		err = ctx.Err()
+	line, err := c.ready(ctx)
+	if err == nil {
+		err = json.Unmarshal(line, c)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the control plane: %w", err), c.Close())
 	}
 	return c, nil
+}
+
+func (c *ControlPlane) ready(ctx context.Context) ([]byte, error) {
+	select {
+	case line, ok := <-c.lines:
+		if !ok {
+			return nil, io.ErrUnexpectedEOF
+		}
+		return line, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// RestartAPIServer kills the API server, as a crash would, and returns when a new one
+// is ready. What it stores outlives it.
+func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
+	if c.process == nil {
+		return errors.New("restarting the API server: this cluster was there before")
+	}
+	if err := c.process.Process.Signal(syscall.SIGUSR1); err != nil {
+		return fmt.Errorf("restarting the API server: %w", err)
+	}
+	if _, err := c.ready(ctx); err != nil {
+		return fmt.Errorf("restarting the API server: %w", err)
+	}
+	return nil
 }
 
 // ExistingCluster is the cluster that a kubeconfig names, as it is.

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -25,6 +26,7 @@ type Proxy struct {
 	Kubeconfig string
 
 	mu      sync.Mutex
+	between func(http.Handler) http.Handler
 	hold    func(*http.Request) bool
 	held    chan struct{}
 	verdict chan bool
@@ -52,7 +54,9 @@ func StartProxy(c *ControlPlane, token, dir string) (*Proxy, error) {
 	p := &Proxy{Kubeconfig: filepath.Join(dir, "proxied.kubeconfig")}
 	forward := httputil.NewSingleHostReverseProxy(target)
 	forward.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
-	p.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	quiet := log.New(io.Discard, "", 0) // who asked is told
+	forward.ErrorLog = quiet
+	next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !p.pass(r) {
 			panic(http.ErrAbortHandler) // the request is lost on its way
 		}
@@ -66,12 +70,30 @@ func StartProxy(c *ControlPlane, token, dir string) (*Proxy, error) {
 		p.mu.Lock()
 		p.spent += time.Since(start)
 		p.mu.Unlock()
+	})
+	p.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		between := p.between
+		p.mu.Unlock()
+		if between == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		between(next).ServeHTTP(w, r)
 	})}
 	go p.server.Serve(l)
 	return p, os.WriteFile(p.Kubeconfig, []byte(fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: p,
 clusters: [{name: p, cluster: {server: "http://%s"}}],
 users: [{name: p, user: {}}],
 contexts: [{name: p, context: {cluster: p, user: p}}]}`, l.Addr())), 0o600)
+}
+
+// Between puts a handler between Countersign and what the proxy does with each request
+// from now on; nil takes it away.
+func (p *Proxy) Between(between func(next http.Handler) http.Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.between = between
 }
 
 // Hold holds the first request that matches. Held is closed when it has come;
