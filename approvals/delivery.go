@@ -29,7 +29,7 @@ type Message struct {
 	// message. Without a Timestamp it is not known whether it was sent.
 	Channel   string `json:"channel,omitempty"`
 	Timestamp string `json:"timestamp,omitempty"`
-	// Begun is when sending it was begun; zero when it was not.
+	// Begun is when sending it was begun, by the messenger's clock; zero when it was not.
 	Begun time.Time `json:"begun,omitzero"`
 	// Revision is that of the Operation which it shows.
 	Revision uint64 `json:"revision,omitempty"`

@@ -353,7 +353,10 @@ func (s *Slack) post(ctx context.Context, op approvals.Operation, d *approvals.D
 		m.Channel = channel.ID
 	}
 	if m.Begun.IsZero() {
-		m.Begun = s.Now()
+		if _, err := s.whoami(ctx); err != nil { // so that Slack's time is known
+			return err
+		}
+		m.Begun = s.clock.now()
 		if err := s.Store.Delivered(ctx, *d); err != nil {
 			return err
 		}
@@ -400,7 +403,7 @@ func (s *Slack) find(ctx context.Context, op approvals.Operation, m *approvals.M
 	}
 	parameters := &slackgo.GetConversationHistoryParameters{
 		ChannelID: m.Channel, Limit: 200, IncludeAllMetadata: true,
-		Oldest: fmt.Sprintf("%d.000000", m.Begun.Add(-2*time.Minute).Unix()), // clocks differ
+		Oldest: fmt.Sprintf("%d.000000", m.Begun.Add(-2*time.Minute).Unix()),
 	}
 	for range pages {
 		history, err := s.api.GetConversationHistoryContext(ctx, parameters)

@@ -21,6 +21,7 @@ type stage struct {
 	*testing.T
 	wire  *slacktest.Server
 	store *storage.Store
+	ahead time.Duration // of the machine's clock
 }
 
 const (
@@ -41,7 +42,7 @@ func newStage(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	return &stage{t, wire, store}
+	return &stage{T: t, wire: wire, store: store}
 }
 
 // run tells Slack until the end of the test, or until the function is called.
@@ -51,7 +52,7 @@ func (s *stage) run() (stop func()) {
 	messenger := New(Config{
 		Store: s.store, APIURL: s.wire.URL, BotToken: s.wire.BotToken, SigningSecret: s.wire.SigningSecret, Channel: testChannel,
 		People: &approvals.Directory{Sets: map[string][]string{"operators": {"slackgroup:" + testGroup, "slack:UCARL0001"}}},
-		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now,
+		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return time.Now().Add(s.ahead) },
 	})
 	go func() {
 		defer close(done)
@@ -145,5 +146,28 @@ func TestReminder(t *testing.T) {
 	}
 	if reminders != 3 {
 		t.Errorf("%d reminders: %q", reminders, s.replies())
+	}
+}
+
+// A message whose answer was lost is found again, whatever this machine's clock says,
+// and when it is put right meanwhile.
+func TestFoundByTheClockOfSlack(t *testing.T) {
+	s := newStage(t)
+	s.ahead = time.Hour
+	s.wire.Fail("chat.postMessage", 1, slacktest.Trouble{Cut: true, Done: true})
+	s.put("01a206a0-0000-7000-8000-000000000001", time.Minute, 4*time.Hour)
+	stop := s.run()
+	s.await("a message", func() bool { return len(s.wire.Messages(testChannel)) == 1 })
+	stop()
+	s.ahead = 0
+	s.run()
+	s.await("it is looked for", func() bool { return len(s.wire.Calls("conversations.history")) > 0 })
+	s.put("01a206a0-0000-7000-8000-000000000002", time.Minute, 4*time.Hour)
+	s.await("the next message", func() bool {
+		m := s.wire.Messages(testChannel)
+		return strings.Contains(string(m[len(m)-1].Metadata), "000000000002")
+	})
+	if n := len(s.wire.Messages(testChannel)); n != 2 {
+		t.Errorf("%d messages about two questions", n)
 	}
 }

@@ -57,6 +57,7 @@ type Slack struct {
 	api *slackgo.Client
 
 	mu     sync.Mutex
+	clock  slackClock
 	self   *self                // nil until Slack has said who we are
 	status Status               // but for Untold
 	seen   map[string]time.Time // what came in lately, to know it again
@@ -104,7 +105,7 @@ func New(c Config) *Slack {
 	}
 	s.api = slackgo.New(c.BotToken,
 		slackgo.OptionAPIURL(c.APIURL), slackgo.OptionAppLevelToken(c.AppToken),
-		slackgo.OptionHTTPClient(&http.Client{Timeout: apiTimeout}))
+		slackgo.OptionHTTPClient(&http.Client{Timeout: apiTimeout, Transport: &s.clock}))
 	return s
 }
 
