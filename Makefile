@@ -6,6 +6,8 @@
 # make bench  calls beside the same requests sent straight, and what lies on their way, measured:
 #             writes docs/benchmarks.md, in about a quarter of an hour; BENCH=100x is shorter
 # make soak   an hour of 100 agents on 200 nodes and 10,000 pods in five minutes: bin/soak.txt; SOAK=1h is longer
+# make chaos  a server killed 100 times under load while everything around it fails: bin/chaos.txt;
+#             in about six minutes, CHAOS=10 is shorter, SEED=n repeats a run
 # make profile  where the server spends its time in reads and writes: bin/read.pprof, bin/write.pprof
 # make check  formatting, vet, lint, known vulnerabilities, tidy modules
 # make build  bin/countersign
@@ -21,7 +23,7 @@ TOOLS := $(CURDIR)/.cache/tools
 RACE := $(if $(shell command -v gcc || command -v clang),-race)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build demo up test test-rooms test-e2e race bench soak profile check
+.PHONY: build demo up test test-rooms test-e2e race bench soak chaos profile check
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
@@ -76,6 +78,12 @@ soak:
 	mkdir -p bin
 	go -C e2e/controlplane run . build
 	set -o pipefail; go test -v -count 1 -run '^TestSoak$$' -timeout 24h ./e2e -soak $(SOAK) | tee bin/soak.txt
+
+CHAOS := 100
+chaos:
+	mkdir -p bin
+	go -C e2e/controlplane run . build
+	go test -v -run 'TestChaos$$' -timeout 60m ./e2e -chaos $(CHAOS) -chaos.seed $(or $(SEED),0) -chaos.to $(CURDIR)/bin/chaos.txt
 
 profile:
 	go -C e2e/controlplane run . build

@@ -271,8 +271,10 @@ const (
 )
 
 // examine looks at what an Action of unknown outcome was about: it asks the API
-// server what the same request would change now. Nothing means that it is done.
-func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audit.Evidence, error) {
+// server what the same request would change now. Nothing means that it is done. With an
+// error it is to be asked again; early, also when it refuses everything, as an API server
+// does that has just started and has not read its RBAC yet.
+func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int, early bool) (audit.Evidence, error) {
 	a := op.Plan.Actions[i]
 	if a.ReadOnly() {
 		return audit.Evidence{Result: NotApplied, Detail: a.String() + ": a read changes nothing"}, nil
@@ -292,6 +294,9 @@ func (g *Gate) examine(ctx context.Context, op approvals.Operation, i int) (audi
 	var nobody *ImpersonationError
 	if errors.As(err, &nobody) {
 		return audit.Evidence{Result: Undeterminable, Detail: a.String() + ": it cannot be looked at: " + nobody.Reason}, nil
+	}
+	if errors.As(err, &refused) && early && (refused.Code == http.StatusForbidden || refused.Code == http.StatusUnauthorized) {
+		return audit.Evidence{}, err
 	}
 	if errors.As(err, &refused) && !busy(refused) {
 		message := clip(audit.MaskText(refused.Message))

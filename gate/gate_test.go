@@ -240,9 +240,19 @@ func TestLookIsAnsweredTheSame(t *testing.T) {
 			r.cluster.mu.Lock()
 			r.cluster.unreachable = &row.said
 			r.cluster.mu.Unlock()
-			found, err := r.examine(t.Context(), op, 0)
+			found, err := r.examine(t.Context(), op, 0, true)
 			if row.again && err == nil || !row.again && (err != nil || found.Result != NotApplied) {
 				t.Errorf("found %+v, %v; to be asked again: %v", found, err, row.again)
+			}
+			// A refusal is believed, but not at once.
+			r.cluster.mu.Lock()
+			r.cluster.unreachable = &APIError{Code: 403, Reason: "Forbidden", Message: "RBAC: clusterrole not found"}
+			r.cluster.mu.Unlock()
+			if found, err := r.examine(t.Context(), op, 0, true); err == nil {
+				t.Errorf("a refusal is believed at once: %+v", found)
+			}
+			if found, err := r.examine(t.Context(), op, 0, false); err != nil || found.Result != Undeterminable {
+				t.Errorf("a refusal is not believed: %+v, %v", found, err)
 			}
 		})
 	}

@@ -143,13 +143,16 @@ func (g *Gate) reconcileLater(op approvals.Operation, waited time.Duration) {
 	})
 }
 
+// refusalHolds is how long a cluster may go on refusing a look until it is believed.
+const refusalHolds = time.Minute
+
 // reconcile finds out what became of an operation of unknown outcome. It asks
 // until the cluster answers, and never sends the request again.
 func (g *Gate) reconcile(ctx context.Context, op approvals.Operation, wait time.Duration) {
 	all := make([]audit.Evidence, len(op.Plan.Actions))
 	for i := range op.Plan.Actions {
 		var err error
-		if all[i], err = g.examine(ctx, op, i); err != nil {
+		if all[i], err = g.examine(ctx, op, i, wait < refusalHolds); err != nil {
 			g.Log.Warn("looking into an operation of unknown outcome", "op", op.ID, "err", audit.MaskText(err.Error()))
 			g.reconcileLater(op, wait)
 			return
