@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -112,7 +111,8 @@ func withToken(t *testing.T, endpoint, token string) string {
 			r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host
 			r.Out.Header.Set("Authorization", "Bearer "+token)
 		},
-		ErrorLog: log.New(io.Discard, "", 0), // clients go away whenever they like
+		// Only a test that fails shows it: clients go away whenever they like.
+		ErrorLog: log.New(t.Output(), "proxy: ", log.Lmicroseconds),
 	})
 	t.Cleanup(proxy.Close)
 	return proxy.URL + target.Path
