@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,6 +91,9 @@ var marked = regexp.MustCompile(`\bt\d+-\d+x\b`)
 func TestChaos(t *testing.T) {
 	if *chaosKills == 0 {
 		t.Skip("give -chaos a number, or use make chaos")
+	}
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux limits the files of a process that runs")
 	}
 	seed := cmp.Or(*chaosSeed, rand.Uint64()>>32)
 	c := newChaos(t)
