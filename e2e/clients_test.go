@@ -106,14 +106,20 @@ func withToken(t *testing.T, endpoint, token string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httptest.NewServer(&httputil.ReverseProxy{
+	forward := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { // Host stays what the client said
 			r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host
 			r.Out.Header.Set("Authorization", "Bearer "+token)
 		},
 		// Only a test that fails shows it: clients go away whenever they like.
 		ErrorLog: log.New(t.Output(), "proxy: ", log.Lmicroseconds),
-	})
+	}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := rig.Whole(r); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		forward.ServeHTTP(w, r)
+	}))
 	t.Cleanup(proxy.Close)
 	return proxy.URL + target.Path
 }

@@ -60,6 +60,9 @@ func StartProxy(c *ControlPlane, token, dir string) (*Proxy, error) {
 		if !p.pass(r) {
 			panic(http.ErrAbortHandler) // the request is lost on its way
 		}
+		if err := Whole(r); err != nil {
+			panic(http.ErrAbortHandler)
+		}
 		r.Header.Set("Authorization", "Bearer "+token) // client-go sends none without TLS
 		// The one who sent it may be dead by now; it arrives all the same. (Without
 		// a context that can end, ReverseProxy would watch the connection instead.)
@@ -86,6 +89,15 @@ func StartProxy(c *ControlPlane, token, dir string) (*Proxy, error) {
 clusters: [{name: p, cluster: {server: "http://%s"}}],
 users: [{name: p, user: {}}],
 contexts: [{name: p, context: {cluster: p, user: p}}]}`, l.Addr())), 0o600)
+}
+
+// Whole reads a request's body before a ReverseProxy forwards it. A server closes the body
+// when the answer begins, and a transport that has sent all of it, but not yet seen its end,
+// takes that for an error and cuts the answer off: once in 100,000 requests or so.
+func Whole(r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return err
 }
 
 // Between puts a handler between Countersign and what the proxy does with each request
