@@ -83,6 +83,7 @@ type soak struct {
 	profiles string
 	wire     *slacktest.Server
 	pods     []soakPod
+	straight []soakCall // of the API server, beside it all
 
 	mu      sync.Mutex
 	calls   []soakCall
@@ -96,7 +97,7 @@ type soakPod struct{ namespace, name, node string }
 
 // soakCall is one call that was answered.
 type soakCall struct {
-	class    string // read, change or approval
+	class    string // read, change, approval or straight
 	tool, op string
 	status   string
 	at, took time.Duration // at is from the beginning of the work
@@ -124,6 +125,7 @@ func TestSoak(t *testing.T) {
 
 	footprints := []footprint{s.footprint()}
 	begin := time.Now()
+	people.Go(func() { s.beside(asked, begin) })
 	var work sync.WaitGroup
 	for _, a := range agents {
 		work.Go(func() { a.work(begin) })
@@ -340,6 +342,24 @@ func (a *soakAgent) work(begin time.Time) {
 		a.mu.Lock()
 		a.calls = append(a.calls, one)
 		a.mu.Unlock()
+	}
+}
+
+// beside asks the API server straight meanwhile: where that takes longer too, the machine
+// and the cluster have more to do, and not the server.
+func (s *soak) beside(ctx context.Context, begin time.Time) {
+	path := "/apis/apps/v1/namespaces/" + soakNamespace(0) + "/deployments/app-0"
+	ask := (&benched{TB: s.TB, ctx: ctx}).straight(http.MethodGet, path, nil, nothing, "readyReplicas")
+	for ctx.Err() == nil {
+		at := time.Now()
+		if _, err := ask(0); err != nil {
+			if ctx.Err() == nil {
+				s.Error(err)
+			}
+			return
+		}
+		s.straight = append(s.straight, soakCall{class: "straight", at: at.Sub(begin), took: time.Since(at)})
+		s.sleep(100 * time.Millisecond)
 	}
 }
 
@@ -686,7 +706,7 @@ func (s *soak) report(elapsed time.Duration, footprints []footprint, records int
 	s.Helper()
 	count := map[string]int{}
 	parts := map[string]*side{} // by class and third of the time
-	for _, c := range s.calls {
+	for _, c := range slices.Concat(s.calls, s.straight) {
 		count[c.class]++
 		count[c.class+" "+c.status]++
 		part := fmt.Sprint(c.class, min(int(3*c.at / *soakFor), 2))
@@ -714,7 +734,7 @@ func (s *soak) report(elapsed time.Duration, footprints []footprint, records int
 	fmt.Fprintf(out, "calls / seconds / calls a second\t%d / %.0f / %.1f\n", len(s.calls), elapsed.Seconds(), float64(len(s.calls))/elapsed.Seconds())
 	fmt.Fprintf(out, "errors / errors and warnings in the server's log\t%d / %d\n", s.failed, len(trouble.FindAll(log, -1)))
 	fmt.Fprintf(out, "clicks not acknowledged in 3 s\t%d\n", s.unheard)
-	for _, class := range []string{"read", "change"} {
+	for _, class := range []string{"read", "change", "straight"} {
 		fmt.Fprintf(out, "%s, p50 / p95 / p99 in ms: first third\t%s\n", class, percentiles(class+"0"))
 		fmt.Fprintf(out, "%s, last third\t%s\n", class, percentiles(class+"2"))
 	}

@@ -53,6 +53,8 @@ type room struct {
 	pause time.Duration
 	until time.Time
 
+	unmapped time.Time // the file's pages, last; the writer's own
+
 	looked time.Time // at the volume
 	free   uint64    // bytes
 	known  bool
@@ -166,13 +168,31 @@ func (s *Store) uncut() error {
 // measure notes how large the file is, and how much of it is used.
 func (s *Store) measure() error {
 	var size int64
-	if err := s.view(func(tx *bbolt.Tx) error { size = tx.Size(); return nil }); err != nil {
+	if err := s.view(func(tx *bbolt.Tx) error { size = tx.Size(); s.unmap(tx); return nil }); err != nil {
 		return err
 	}
 	stats := s.db.Stats()
 	s.room.size.Store(size)
 	s.room.used.Store(size - int64(stats.FreePageN+stats.PendingPageN)*int64(s.db.Info().PageSize))
 	return s.uncut()
+}
+
+// unmapEvery is how often the pages of the file are taken out of this process's memory.
+// Tests set it.
+var unmapEvery = 10 * time.Second
+
+// unmap takes the file's pages out of this process's memory, from time to time: what the
+// log was written and read for would add up to all of it, as memory that this process
+// seems to need. The system keeps them in its cache, and those that are needed again are
+// back at once. It is called within a transaction, so that the mapping stays where it is.
+func (s *Store) unmap(tx *bbolt.Tx) {
+	if time.Since(s.room.unmapped) < unmapEvery {
+		return
+	}
+	s.room.unmapped = time.Now()
+	if info, err := s.file.Stat(); err == nil { // what is beyond the file may be other memory
+		unix.Syscall(unix.SYS_MADVISE, s.db.Info().Data, uintptr(min(tx.Size(), info.Size())), unix.MADV_DONTNEED)
+	} // an error means that they stay
 }
 
 // reopen opens the file anew after a write that failed for lack of room, makes what it

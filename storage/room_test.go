@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -360,4 +361,51 @@ func TestLacksRoom(t *testing.T) {
 			t.Errorf("%v: %v", row.err, got)
 		}
 	}
+}
+
+// What was read of the file does not stay in the memory of the process that reads it.
+func TestUnmap(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells what is mapped")
+	}
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path, Options{})
+	defer s.Close()
+	s.db.NoSync = true
+	commit := func(id string) {
+		t.Helper()
+		if err := s.Commit(t.Context(), batch(id, audit.ToolIntent)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 500 {
+		commit(fmt.Sprint("before-", n))
+	}
+	if _, err := s.Verify(t.Context(), s.signer.verifier, nil); err != nil {
+		t.Fatal(err)
+	}
+	if kB := mapped(t, path); kB < 4000 {
+		t.Fatalf("%d kB of the file are mapped after all of it was read", kB)
+	}
+	defer func(every time.Duration) { unmapEvery = every }(unmapEvery)
+	unmapEvery = 0
+	commit("after")
+	if kB := mapped(t, path); kB > 1000 {
+		t.Errorf("%d kB of the file are still mapped", kB)
+	}
+}
+
+// mapped is how much of a file is in this process's memory, in kB.
+func mapped(t *testing.T, path string) (kB int) {
+	t.Helper()
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mapping, found := strings.Cut(string(smaps), path+"\n")
+	_, rss, _ := strings.Cut(mapping, "\nRss:")
+	if _, err := fmt.Sscan(rss, &kB); err != nil || !found {
+		t.Fatalf("%s is not mapped: %v", path, err)
+	}
+	return kB
 }
