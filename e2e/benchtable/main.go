@@ -255,7 +255,7 @@ the call, and its outcome with the agent %s after the click, both without the AP
 ## Memory over %s calls
 
 8 clients, one call in twenty a change; after a tenth of the calls / half of them / all. Resident is with the
-pages of the store that are mapped, which grow with the log and which the system can take back.
+pages of the store that were written or read in the last ten seconds.
 
 | | |
 |---|---|
