@@ -187,8 +187,7 @@ func TestClientsAtTheLimit(t *testing.T) {
 // BenchmarkClientsAtTheLimit is the same for longer: an iteration is 24 calls that
 // were served, so that the 500 of make bench take a minute at the default limit of
 // 200 a second. Memory is measured once the first tenth is over, and at the end:
-// anon is what the server has allocated, RSS also what it has mapped of its store,
-// which grows with the log.
+// anon is what the server has allocated, RSS also what it has mapped of its store.
 func BenchmarkClientsAtTheLimit(b *testing.B) {
 	const clients, each = 200, 24
 	ctx, cancel := context.WithCancel(b.Context())

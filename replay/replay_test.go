@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -467,4 +468,43 @@ func TestSharedSession(t *testing.T) {
 			t.Errorf("%+v: %+v, %v", row.second, report, err)
 		}
 	}
+}
+
+// agreeable is a sandbox that answers everything with the same object.
+type agreeable struct{}
+
+func (agreeable) UID(context.Context) (string, error) { return "sandbox", nil }
+
+func (agreeable) Send(context.Context, string, action.Action) (int, []byte, error) {
+	return 200, []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","uid":"u"},"data":{"k":"v"}}`), nil
+}
+
+// Records that no server wrote are refused or replayed in part, and end nothing. Lines
+// are records; the line of the same number in payloads is what the record commits to.
+func FuzzRun(f *testing.F) {
+	b := &book{}
+	b.opened("source")
+	b.sent("one", []int{200}, configMap("a", "old"), patch("a", "new"))
+	b.sent("two", []int{201, 0}, nil, patch("a", "newer"), patch("b", "***"))
+	b.add(audit.Record{Type: audit.ExecReconciled, Op: "two", Evidence: &audit.Evidence{Result: "applied"}}, nil)
+	var payloads [][]byte
+	for i := range b.records {
+		payloads = append(payloads, b.payloads[uint64(i+1)])
+	}
+	f.Add(bytes.Join(b.records, []byte("\n")), bytes.Join(payloads, []byte("\n")))
+	f.Fuzz(func(t *testing.T, records, payloads []byte) {
+		b := &book{payloads: map[uint64][]byte{}}
+		texts := bytes.Split(payloads, []byte("\n"))
+		for i, line := range bytes.Split(records, []byte("\n")) {
+			var r audit.Record
+			if json.Unmarshal(line, &r) == nil && i < len(texts) && len(texts[i]) > 0 {
+				sum := sha256.Sum256(texts[i])
+				r.Payload = &audit.Payload{SHA256: hex.EncodeToString(sum[:]), Bytes: len(texts[i])}
+				b.payloads[r.Seq] = texts[i]
+				line, _ = json.Marshal(r)
+			}
+			b.records = append(b.records, line)
+		}
+		Run(t.Context(), b.log(), agreeable{}, "s", "c")
+	})
 }

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -292,4 +293,34 @@ func TestTableIsMasked(t *testing.T) {
 	if strings.Contains(text, "hunter2") || strings.Contains(text, token[:12]) || !strings.Contains(text, "gear") || strings.Count(text, "***") != 2 {
 		t.Errorf("shown as %s", text)
 	}
+}
+
+// Whatever a table is, what is shown of it is lines, and no more than may be shown.
+func FuzzTable(f *testing.F) {
+	for _, seed := range []string{
+		podTable("", `{"cells":["web-1","1/1"]}`), podTable(`,"continue":"more","remainingItemCount":7`, `{"cells":["web-1","1/1"]}`),
+		`{"kind":"Table","rows":[{"cells":[1,null,{"a":[]}],"object":{"metadata":{"namespace":"shop"}}}],"columnDefinitions":[{"name":"Name"},{"name":"Password"},{"name":"Wide","priority":1}]}`,
+		`{"kind":"Table","columnDefinitions":null,"rows":[{"cells":null,"object":null}]}`,
+		`{"kind":"Table","columnDefinitions":[{"name":"` + strings.Repeat("wide ", 10_000) + `"}],"rows":[{"cells":["a\nb"]}]}`,
+		`{"kind":"PodList","items":[]}`,
+	} {
+		f.Add([]byte(seed), true)
+		f.Add([]byte(seed), false)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, everywhere bool) {
+		list := podsIn
+		if everywhere {
+			list = podsAll
+		}
+		text, err := renderTable([]Response{{Action: list, Body: body}})
+		if err != nil {
+			return
+		}
+		if lines, _, _ := strings.Cut(text, "Narrow with"); len(lines) > maxBytes+1000 { // the API server's own token follows
+			t.Errorf("%d bytes are shown", len(text))
+		}
+		if strings.Contains(text, " -") && !bytes.Contains(body, []byte("-")) {
+			t.Errorf("fewer than none are shown: %s", text)
+		}
+	})
 }

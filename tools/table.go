@@ -103,7 +103,7 @@ func (t *table) readColumns(d *jsontext.Decoder) error {
 		})
 		c.secret = audit.MaskNamed(c.name, likeASecret) == audit.Masked
 		if c.priority == 0 {
-			t.head = append(t.head, strings.ToUpper(c.name))
+			t.head = append(t.head, strings.ToUpper(cellLine(c.name)))
 		}
 		t.columns = append(t.columns, c)
 		return err
@@ -253,7 +253,7 @@ func (r *rows) table() (text string, shown int) {
 		}
 		b.WriteByte('\n')
 		if b.Len() > maxBytes {
-			return b.String()[:whole], i - 1
+			return b.String()[:whole], max(i-1, 0)
 		}
 	}
 	return b.String(), len(r.lines) - 1
