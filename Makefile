@@ -2,6 +2,7 @@
 # make up     the same, kept running, with what to paste into an agent's configuration
 #             SLACK=fake asks in a double of Slack, SLACK=slack.yaml in yours (docs/slack.md)
 # make test   every test, end to end included
+# make fuzz   whatever parses, with inputs that are made up; FUZZ=10m is each target for ten minutes
 # make race   the same, all with the race detector, in about an hour
 # make bench  calls beside the same requests sent straight, and what lies on their way, measured:
 #             writes docs/benchmarks.md, in about a quarter of an hour; BENCH=100x is shorter
@@ -23,7 +24,7 @@ TOOLS := $(CURDIR)/.cache/tools
 RACE := $(if $(shell command -v gcc || command -v clang),-race)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build demo up test test-rooms test-e2e race bench soak chaos profile check
+.PHONY: build demo up test test-rooms test-e2e fuzz race bench soak chaos profile check
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/countersign ./cmd/countersign
@@ -51,11 +52,18 @@ test-rooms:
 	go test -p 1 $$(go list ./... | grep -E '$(ALONE)')
 	go test -p 1 $(RACE) -skip '$(LONG)' $$(go list ./... | grep -vE '$(ALONE)|/e2e$$')
 	go test -run '$(LONG)' ./approvals/slack ./storage
+	$(MAKE) --no-print-directory fuzz
 	go -C e2e/controlplane test -timeout 10m ./...
 
 test-e2e:
 	go test -timeout 20m -parallel 4 -skip '$(AT_ONCE)' ./e2e
 	go test $(RACE) -timeout 20m -parallel 4 -run '$(AT_ONCE)' ./e2e
+
+FUZZ := 300x
+fuzz:
+	set -e; grep -rno --include '*_test.go' '^func Fuzz[A-Za-z]*' . | sort | while IFS=': ' read -r file _ _ name; do \
+		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ) -parallel 1 ./$$(dirname "$$file") </dev/null; \
+	done
 
 race:
 	go -C e2e/controlplane run . build
