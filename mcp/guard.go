@@ -127,7 +127,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 		}
 		r.Body = io.NopCloser(bytes.NewReader(v.body))
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, v.caller)))
+		out := &flushed{ResponseWriter: w}
+		ctx := context.WithValue(context.WithValue(r.Context(), callerKey{}, v.caller), flushedKey{}, out)
+		next.ServeHTTP(out, r.WithContext(ctx))
 		if v.message.Method == string(mcpgo.MethodInitialize) {
 			s.opened.add(next, v.caller, w.Header().Get(headerSession))
 		}

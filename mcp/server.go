@@ -94,8 +94,8 @@ func New(config Config) *Server {
 	hooks := &server.Hooks{}
 	hooks.AddAfterListTools(s.showVisible)
 	hooks.AddOnError(s.recordMalformed)
-	hooks.AddAfterSubscriptionsListen(func(context.Context, any, *mcpgo.SubscriptionsListenRequest, *mcpgo.SubscriptionsListenResult) {
-		time.Sleep(settleFor) // the acknowledgement, of nothing, comes right before the answer
+	hooks.AddAfterSubscriptionsListen(func(ctx context.Context, _ any, _ *mcpgo.SubscriptionsListenRequest, _ *mcpgo.SubscriptionsListenResult) {
+		settle(ctx, 1) // the acknowledgement, of nothing, comes right before the answer
 	})
 	s.mcp = server.NewMCPServer("countersign", config.Version,
 		// Nothing here ever changes its list, so subscriptions/listen, which holds a
@@ -174,7 +174,7 @@ func (s *Server) handler(tool string) server.ToolHandlerFunc {
 		}
 		answer := s.Gate.Call(ctx, call)
 		op = answer.Op
-		told.settle()
+		told.settle(ctx)
 		return present(answer), nil
 	}
 }
@@ -204,7 +204,6 @@ func clip(s string, n int) string {
 type progress struct {
 	send func(n int, text string)
 	n    int
-	last time.Time
 }
 
 func (s *Server) progress(ctx context.Context, req mcpgo.CallToolRequest) *progress {
@@ -223,18 +222,27 @@ func (s *Server) progress(ctx context.Context, req mcpgo.CallToolRequest) *progr
 
 func (p *progress) tell(text string) {
 	p.n++
-	p.last = time.Now()
 	p.send(p.n, text)
 }
 
-// settleFor is how long mcp-go takes to write a notification. It loses one that it
-// still holds when the answer comes.
-const settleFor = 15 * time.Millisecond
+// settle lets so many notifications get out before the answer: mcp-go loses one that it
+// has taken up and not yet written when the answer comes. It flushes after each.
+func settle(ctx context.Context, notifications int) {
+	out, ok := ctx.Value(flushedKey{}).(*flushed)
+	if !ok {
+		return // on stdio none is lost
+	}
+	for range 1000 { // ms
+		if out.times.Load() >= int64(notifications) || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
 
-// settle lets the last notification get out before the answer.
-func (p *progress) settle() {
-	if p != nil && time.Since(p.last) < settleFor {
-		time.Sleep(settleFor)
+func (p *progress) settle(ctx context.Context) {
+	if p != nil {
+		settle(ctx, p.n)
 	}
 }
 

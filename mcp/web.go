@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -177,4 +178,19 @@ func (g *guest) Close() error {
 	}
 	g.door.mu.Unlock()
 	return g.Conn.Close()
+}
+
+// flushed counts how often an answer was flushed; see settle.
+type flushed struct {
+	http.ResponseWriter
+	times atomic.Int64
+}
+
+type flushedKey struct{}
+
+func (w *flushed) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *flushed) Flush() {
+	http.NewResponseController(w.ResponseWriter).Flush() // an error is the client's going away
+	w.times.Add(1)
 }

@@ -253,7 +253,7 @@ func TestProgressArrives(t *testing.T) {
 			t.Error("the first progress does not arrive before the answer")
 		}
 		told.tell("last")
-		told.settle()
+		told.settle(ctx)
 		return mcpgo.NewToolResultText("over"), nil
 	})
 	f.reads["probe"] = true
