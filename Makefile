@@ -62,7 +62,7 @@ test-e2e:
 FUZZ := 300x
 fuzz:
 	set -e; grep -rno --include '*_test.go' '^func Fuzz[A-Za-z]*' . | sort | while IFS=': ' read -r file _ _ name; do \
-		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ) -parallel 1 ./$$(dirname "$$file") </dev/null; \
+		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x -parallel 1 ./$$(dirname "$$file") </dev/null; \
 	done
 
 race:

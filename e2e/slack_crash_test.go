@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -236,6 +237,10 @@ func (p *play) run() {
 func (p *play) begin(env ...string) error {
 	p.server.Env = env
 	if err := p.server.Start(p.ctx); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.Exited() { // by itself: no crash
+			return err
+		}
 		return p.failed(err)
 	}
 	exited := p.server.Exited()
